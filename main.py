@@ -1,0 +1,32 @@
+"""Trains, evaluates or samples one config in one folder; see README.md.
+
+python main.py --config=configs/digits/masked.py --workdir=/tmp/digits
+python main.py --config=configs/digits/masked.py --workdir=/tmp/digits --mode=sample \
+    --config.sampler.num_steps=32
+python main.py --describe=network
+"""
+
+from absl import flags
+from ml_collections import config_flags
+
+import md4jax
+from md4jax import cli
+
+CONFIG = config_flags.DEFINE_config_file("config", None, "A file in configs/.", lock_config=True)
+WORKDIR = flags.DEFINE_string("workdir", None, "The folder of the run; made if it is not there.")
+MODE = flags.DEFINE_enum("mode", "train", ["train", "evaluate", "sample"], "What to do.")
+DESCRIBE = flags.DEFINE_string(
+    "describe", None, "Prints config keys and ends: all, a section, or a component (network.unet)."
+)
+
+
+def main(argv: list[str]) -> None:
+    if DESCRIBE.value is not None:
+        print(md4jax.describe(DESCRIBE.value))
+        return
+    mode = {"train": md4jax.train, "evaluate": md4jax.evaluate, "sample": md4jax.sample}
+    mode[MODE.value](cli.require(CONFIG), cli.require(WORKDIR))
+
+
+if __name__ == "__main__":
+    cli.run_main(main)

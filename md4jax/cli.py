@@ -1,0 +1,69 @@
+"""How the scripts at the top of the repository start and how they fail: with one line."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from md4jax.options import UserError
+
+
+def run_main(main: Callable[[list[str]], None]) -> None:
+    """Parses the flags, runs `main(argv)` and exits; a user's mistake is one line and status 1."""
+    from absl import app
+
+    # It tells at length of every kind of device that is not there.
+    logging.getLogger("jax._src.xla_bridge").setLevel(logging.WARNING)
+
+    def checked_main(argv: list[str]) -> None:
+        try:
+            if len(argv) > 1:
+                raise UserError(f"unexpected argument {argv[1]!r}: flags are --name=value")
+            main(argv)
+        except UserError as error:
+            _fail(error)
+
+    app.run(checked_main, flags_parser=_parse_flags)
+
+
+def require(flag: Any) -> Any:
+    """The value of a flag; of a config flag, the config of its file.
+
+    Raises:
+      UserError: the flag is not given, or its file cannot be read.
+    """
+    if flag.value is None:
+        raise UserError(f"--{flag.name} is missing; --help lists the flags")
+    if hasattr(type(flag.value), "to_dict") or isinstance(flag.value, str):
+        return flag.value
+    try:  # A file that failed to load is an object that tells why when it is used.
+        flag.value.to_dict()
+    except Exception as error:
+        raise UserError(f"--{flag.name}: {_words(error)}") from error
+    raise UserError(f"--{flag.name} is no ConfigDict")
+
+
+def _parse_flags(argv: list[str]) -> list[str]:
+    """Absl's parser, with what flags, configs and overrides raise turned into one line."""
+    from absl import flags
+
+    try:
+        return flags.FLAGS(argv)
+    except (UserError, flags.Error) as error:
+        _fail(error)
+    except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        # Of ml_collections: a key that is not there, or a value that does not fit it.
+        overrides = [a for a in argv if a.lstrip("-").startswith("config.")]
+        _fail(f"{' '.join(overrides) or 'flags'}: {_words(error)}")
+
+
+def _words(error: Exception) -> str:
+    """The message, without the quotes and escapes that a KeyError's text has."""
+    return str(error).replace("\\n", " ").replace("\\'", "'").strip("'\"")
+
+
+def _fail(error: object) -> None:
+    print("error: " + " ".join(str(error).split()), file=sys.stderr)
+    sys.exit(1)

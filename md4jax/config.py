@@ -1,0 +1,268 @@
+"""Configs: sections of `{name, **fields}`, checked and built before anything compiles.
+
+`make_config` makes the `ConfigDict` that a file in `configs/` returns: every key of every chosen
+component is in it, with its default, so that any can be overridden as `--config.section.key=value`.
+`build` checks it and makes the components; whatever is wrong is a `UserError` of one line.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import ml_collections
+from ml_collections import config_dict
+
+from md4jax.data import DATASETS
+from md4jax.networks import NETWORKS
+from md4jax.options import MISSING, Table, UserError, check_options, option, option_type, options_of
+from md4jax.processes import PROCESSES
+from md4jax.samplers import STEPS
+from md4jax.training.optimizers import OPTIMIZERS
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Train:
+    """How long to train, on how much at once, and what happens how often."""
+
+    num_steps: int = option("Optimizer steps.", at_least=1, changeable=True)
+    batch_size: int = option("Examples a step over all devices and hosts.", at_least=1)
+    microbatches: int = option(
+        "Gradients of this many parts of a batch are averaged.", 1, at_least=1
+    )
+    seed: int = option("Fixes initialisation, data order and noise.", 0, at_least=0)
+    time_sampling: str = option(
+        "How times are drawn in training.", "antithetic", one_of=("antithetic", "uniform")
+    )
+    ema_decay: float = option(
+        "Of the averaged parameters that evaluation and sampling use; 0 is no averaging.",
+        0.9999,
+        at_least=0,
+        below=1,
+    )
+    ema_warmup: bool = option("Use min(ema_decay, (1 + n) / (10 + n)) at step n.", False)
+    log_every: int = option("Steps a logged line; metrics are means over them.", 100, at_least=1)
+    eval_every: int = option(
+        "Steps between evaluations; 0 is only after the last.", 0, at_least=0, changeable=True
+    )
+    sample_every: int = option(
+        "Steps between sample grids; 0 is only after the last.", 0, at_least=0, changeable=True
+    )
+    checkpoint_every: int = option("Steps between checkpoints.", 1000, at_least=1, changeable=True)
+    checkpoints_to_keep: int = option("Newest checkpoints kept.", 3, at_least=1, changeable=True)
+    checkpoint_keep_period: int | None = option(
+        "Checkpoints of steps this divides are kept forever.", None, at_least=1, changeable=True
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Eval:
+    """How the likelihood bound is estimated."""
+
+    splits: tuple[str, ...] = option("Data splits.", ("test",), changeable=True)
+    batch_size: int = option(
+        "Examples evaluated together; changes no number.", 256, at_least=1, changeable=True
+    )
+    time_points: int = option(
+        "Network calls an example: two independent sets of half as many stratified times.",
+        16,
+        at_least=2,
+        changeable=True,
+    )
+    num_examples: int | None = option(
+        "Only the first so many examples of a split; None is all.", None, at_least=1,
+        changeable=True,
+    )  # fmt: skip
+    seed: int = option("Of times and noise.", 0, at_least=0, changeable=True)
+
+    def __post_init__(self):
+        if self.time_points % 2:
+            raise UserError(f"config.eval.time_points = {self.time_points} should be even")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Mesh:
+    """How devices are laid out: data x fsdp x tensor; -1 takes what is left."""
+
+    data: int = option("Copies of the model, each with its share of the batch.", -1, at_least=-1,
+                       changeable=True)  # fmt: skip
+    fsdp: int = option("Devices a copy's parameters are spread over; also shares the batch.", 1,
+                       at_least=1, changeable=True)  # fmt: skip
+    tensor: int = option("Devices a layer's width is spread over.", 1, at_least=1, changeable=True)
+
+
+SECTIONS: dict[str, Table | type] = {
+    "process": PROCESSES,
+    "network": NETWORKS,
+    "data": DATASETS,
+    "sampler": STEPS,
+    "optimizer": OPTIMIZERS,
+    "train": Train,
+    "eval": Eval,
+    "mesh": Mesh,
+}
+# What makes a model another model. The sampler may change between any two runs.
+_ALWAYS_CHANGEABLE = {"sampler"}
+
+
+def _component(section: str, values: Mapping[str, Any]) -> type:
+    """The class a section's values are for."""
+    entry = SECTIONS[section]
+    if not isinstance(entry, Table):
+        return entry
+    if "name" not in values:
+        raise UserError(f"config.{section}.name is missing; it is one of {', '.join(entry)}")
+    return entry[values["name"]]
+
+
+def _fields(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in values.items() if k != "name"}
+
+
+def make_config(**sections: Mapping[str, Any]) -> ml_collections.ConfigDict:
+    """Fills in every default, so that each key can be overridden on the command line.
+
+    Args:
+      **sections: `process`, `network`, `data`, `sampler`, `optimizer` as `{name, **fields}`;
+        `train`, `eval` and `mesh` as `{**fields}`.
+
+    Raises:
+      UserError: a section, name or field that does not exist, or one that is missing.
+    """
+    unknown = set(sections) - set(SECTIONS)
+    if unknown:
+        raise UserError(f"config.{min(unknown)}: the sections are {', '.join(SECTIONS)}")
+    config = ml_collections.ConfigDict()
+    for section in SECTIONS:
+        values = dict(sections.get(section, {}))
+        cls = _component(section, values)
+        check_options(cls, _fields(values), section)
+        filled = ml_collections.ConfigDict({"name": values["name"]} if "name" in values else {})
+        for name, field in options_of(cls).items():
+            value = values.get(name, field.default)
+            if value is None:
+                scalar, _, is_tuple = option_type(cls, name)
+                value = config_dict.placeholder(tuple if is_tuple else scalar)
+            filled[name] = value
+        config[section] = filled
+    return config.lock()
+
+
+def load_config(path: str) -> ml_collections.ConfigDict:
+    """The config of a file in `configs/`, for notebooks; `main.py` takes the path as `--config`.
+
+    Raises:
+      UserError: the file is not there, or has no `get_config()`.
+    """
+    import runpy
+
+    try:
+        return runpy.run_path(path)["get_config"]()
+    except (OSError, KeyError) as error:
+        raise UserError(f"{path} is no config file: {error}") from error
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """The built components of a config."""
+
+    process: Any
+    network_class: type
+    network_options: dict[str, Any]
+    data: Any
+    sampler: Any
+    optimizer: Any
+    train: Train
+    eval: Eval
+    mesh: Mesh
+
+
+def build(config: Mapping[str, Any]) -> Experiment:
+    """Checks a config and makes its components.
+
+    The network is made later by `bind`, when the data's shape is known.
+
+    Raises:
+      UserError: names the key, its value and what would be right.
+    """
+    parts: dict[str, Any] = {}
+    values = to_dict(config)
+    if set(values) != set(SECTIONS):
+        wrong = min(set(values) ^ set(SECTIONS))
+        raise UserError(f"config.{wrong}: the sections are {', '.join(SECTIONS)}")
+    for section, section_values in values.items():
+        cls = _component(section, section_values)
+        fields = _fields(section_values)
+        check_options(cls, fields, section)
+        fields = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+        if section == "network":  # Needs the data's shape.
+            parts["network_class"], parts["network_options"] = cls, fields
+        else:
+            parts[section] = cls(**fields)
+    parts["sampler"].check(parts["process"])
+    return Experiment(**parts)
+
+
+def to_dict(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A config as plain, JSON-able Python."""
+    if isinstance(config, ml_collections.ConfigDict):
+        config = config.to_dict()
+    return json.loads(json.dumps(config))
+
+
+def differences(saved: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
+    """Keys in which two configs are of different models or runs, as `key: saved -> given` lines.
+
+    Keys that may change when a run goes on (how often, where the data lies, the sampler, the mesh)
+    are not compared.
+    """
+    saved, given = to_dict(saved), to_dict(given)
+    lines = []
+    for section in SECTIONS:
+        if section in _ALWAYS_CHANGEABLE:
+            continue
+        old, new = saved.get(section, {}), given.get(section, {})
+        known = options_of(_component(section, given[section]))
+        for key in sorted(set(old) | set(new)):
+            if key in known and known[key].metadata["option"].changeable:
+                continue
+            if old.get(key) != new.get(key):
+                lines.append(f"{section}.{key}: {old.get(key)!r} -> {new.get(key)!r}")
+    return lines
+
+
+def describe(what: str = "all") -> str:
+    """The keys of each component, as text.
+
+    Args:
+      what: "all", a section ("network") or a component ("network.unet").
+    """
+    section, _, name = what.partition(".")
+    sections = list(SECTIONS) if what == "all" else [section]
+    lines = []
+    for section in sections:
+        if section not in SECTIONS:
+            raise UserError(f"no config section {section!r}; there are {', '.join(SECTIONS)}")
+        entry = SECTIONS[section]
+        if not isinstance(entry, Table):
+            lines += _describe_class(f"config.{section}", entry)
+            continue
+        for key in [name] if name else entry:
+            lines += _describe_class(f"config.{section}  name = {key!r}", entry[key])
+    return "\n".join(lines)
+
+
+def _describe_class(title: str, cls: type) -> list[str]:
+    lines = [title, "  " + (cls.__doc__ or "").strip().split("\n")[0]]
+    for name, field in options_of(cls).items():
+        opt = field.metadata["option"]
+        scalar, optional, is_tuple = option_type(cls, name)
+        kind = f"tuple[{scalar.__name__}]" if is_tuple else scalar.__name__
+        kind += " | None" if optional else ""
+        default = "required" if field.default is MISSING else f"default {field.default!r}"
+        expected = f"; {opt.expected()}" if opt.expected() else ""
+        lines.append(f"    {name}: {kind}, {default}{expected}")
+        lines.append(f"        {opt.doc}")
+    return [*lines, ""]

@@ -1,0 +1,112 @@
+"""From a config to everything a mode works with: data, process, network, mesh, all checked."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+
+from md4jax import config as config_lib
+from md4jax.options import UserError
+from md4jax.processes.base import DataSpec, Process
+from md4jax.training import partitioning, state
+from md4jax.typing import PyTree
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """The parts of one experiment, bound to each other.
+
+    Attributes:
+      config: the config as plain Python.
+      experiment: its components.
+      dataset: the loaded data.
+      process: bound to the data.
+      network: bound to the data and the process; parameters are elsewhere.
+      mesh: the devices.
+    """
+
+    config: dict[str, Any]
+    experiment: config_lib.Experiment
+    dataset: Any
+    process: Process
+    network: Any
+    mesh: jax.sharding.Mesh
+
+    @property
+    def spec(self) -> DataSpec:
+        """Of the data."""
+        return self.dataset.spec
+
+    def split(self, name: str) -> Any:
+        """A split of the data. Raises UserError if there is none of that name."""
+        if name not in self.dataset.splits:
+            raise UserError(
+                f"config.eval.splits has {name!r}: the data have {', '.join(self.dataset.splits)}"
+            )
+        return self.dataset.splits[name]
+
+    def gradient(self) -> Callable:
+        """`(params, batch, step) -> (gradient, metrics)`."""
+        loss = state.make_loss(self.experiment, self.process, self.network)
+        return state.make_gradient(loss, self.experiment.train, self.mesh)
+
+    def abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes of a training batch."""
+        sharding = partitioning.batch_sharding(self.mesh)
+        size = self.experiment.train.batch_size
+        batch = {"x0": jax.ShapeDtypeStruct((size, *self.spec.shape), "int32", sharding=sharding)}
+        if self.spec.num_classes:
+            batch["label"] = jax.ShapeDtypeStruct((size,), "int32", sharding=sharding)
+        return batch
+
+    def _init(self) -> state.TrainState:
+        params = jax.eval_shape(
+            lambda: state.init_params(
+                self.process, self.network, self.spec, self.experiment.train.seed
+            )
+        )
+        step = jax.ShapeDtypeStruct((), "int32")
+        _, metrics = jax.eval_shape(self.gradient(), params, self.abstract_batch(), step)
+        names = [*metrics, "grad_norm", "param_norm", "update_norm"]
+        return state.init_state(self.experiment, self.process, self.network, self.spec, names)
+
+    def abstract_state(self) -> PyTree:
+        """Shapes and shardings of the train state, without making it."""
+        shapes = jax.eval_shape(self._init)
+        return jax.tree.map(
+            lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+            shapes,
+            partitioning.state_shardings(shapes, self.mesh),
+        )
+
+    def init_state(self) -> state.TrainState:
+        """The state before the first step, made where its arrays are to live."""
+        shardings = jax.tree.map(lambda x: x.sharding, self.abstract_state())
+        return jax.jit(self._init, out_shardings=shardings)()
+
+
+def assemble(config: Mapping[str, Any]) -> Model:
+    """Builds and checks all parts of an experiment; nothing compiles.
+
+    Raises:
+      UserError: the config is wrong, data are missing, or parts do not fit each other.
+    """
+    experiment = config_lib.build(config)
+    mesh = partitioning.make_mesh(experiment.mesh)
+    train, evaluation, sampler = experiment.train, experiment.eval, experiment.sampler
+    partitioning.check_batch(mesh, train.batch_size, train.microbatches, "config.train.batch_size")
+    partitioning.check_batch(mesh, evaluation.batch_size, 1, "config.eval.batch_size")
+    partitioning.check_batch(mesh, sampler.batch_size, 1, "config.sampler.batch_size")
+    dataset = experiment.data.load()
+    process = experiment.process.bind(dataset.spec)
+    network = experiment.network_class(
+        spec=process.network_spec(dataset.spec), **experiment.network_options
+    )
+    network.check()
+    model = Model(config_lib.to_dict(config), experiment, dataset, process, network, mesh)
+    for name in evaluation.splits:
+        model.split(name)
+    return model

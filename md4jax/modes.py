@@ -1,0 +1,121 @@
+"""What is done with a trained folder: `evaluate` and `sample`; `train` is in `training/loop.py`."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from md4jax.console import Interrupted, StopSignal, say
+from md4jax.model import Model, assemble
+from md4jax.training import workdir as workdir_lib
+from md4jax.training.checkpoints import Checkpoints
+from md4jax.typing import PyTree
+
+
+def restore(config: Mapping[str, Any], workdir: str | pathlib.Path) -> tuple[Model, PyTree, int]:
+    """A trained model, its weights (averaged, if training averaged them) and its step.
+
+    Raises:
+      UserError: the folder has no whole checkpoint, or one of another config.
+    """
+    model = assemble(config)
+    path = pathlib.Path(workdir).absolute()
+    workdir_lib.require_run(path, model)
+    options = model.experiment.train
+    checkpoints = Checkpoints(
+        path / "checkpoints",
+        max_to_keep=options.checkpoints_to_keep,
+        keep_period=options.checkpoint_keep_period,
+    )
+    restored = checkpoints.restore(model.abstract_state(), move_aside=False)
+    checkpoints.close()
+    if restored is None:
+        raise workdir_lib.no_checkpoint(path)
+    return model, restored.state.eval_params, restored.step
+
+
+def evaluate(config: Mapping[str, Any], workdir: str | pathlib.Path) -> list[dict[str, Any]]:
+    """The likelihood bound of each split, as a table and as lines of `metrics/eval.jsonl`.
+
+    Raises:
+      UserError: see `restore`.
+    """
+    from md4jax.evaluation.likelihood import Evaluator
+    from md4jax.training.writers import MetricWriter
+
+    model, params, step = restore(config, workdir)
+    evaluator = Evaluator(model)
+    writer = MetricWriter(pathlib.Path(workdir).absolute())
+    results = []
+    with StopSignal() as stop:
+        for split in model.experiment.eval.splits:
+            try:
+                result = evaluator(params, split, lambda: stop.requested)
+            except Interrupted:
+                break
+            results.append({"source": "evaluate", **result})
+            writer.evaluation(step, results[-1])
+    writer.close()
+    say(_table(model, step, results))
+    say(f"results: {pathlib.Path(workdir).absolute()}/metrics/eval.jsonl")
+    return results
+
+
+def _table(model: Model, step: int, results: list[dict[str, Any]]) -> str:
+    """The evaluation as a person reads it, with what knowing nothing but the marginals costs."""
+    unit = f"bits/{model.spec.unit}"
+    lines = [f"checkpoint of step {step}; bound in {unit}, lower is better"]
+    header = ("split", unit, "std. error", "Monte Carlo", "examples", "times")
+    rows = [
+        (
+            r["split"],
+            f"{r['bits_per_dim']:.4f}",
+            f"{r['standard_error']:.4f}",
+            f"{r['monte_carlo_error']:.4f}",
+            f"{r['examples']}",
+            f"{r['time_points']}",
+        )
+        for r in results
+    ]
+    widths = [max(map(len, column)) for column in zip(header, *rows)]
+    for row in (header, *rows):
+        lines.append("  ".join(cell.rjust(width) for cell, width in zip(row, widths)))
+    return "\n".join(lines)
+
+
+def sample(config: Mapping[str, Any], workdir: str | pathlib.Path) -> pathlib.Path | None:
+    """Draws `config.sampler.num_samples` samples into `samples/<what>.npz` and a picture or text.
+
+    Returns the path of the `.npz`, or None if the run was stopped.
+
+    Raises:
+      UserError: see `restore`; or a class that does not exist.
+    """
+    from md4jax.samplers.generate import Generator, draw_samples, save_drawing
+
+    model, params, step = restore(config, workdir)
+    options, name = model.experiment.sampler, model.config["sampler"]["name"]
+    label = "" if options.label is None else f"_label{options.label}"
+    file = (
+        pathlib.Path(workdir).absolute()
+        / "samples"
+        / (f"step_{step:08d}_{name}_{options.num_steps}_{options.grid}_seed{options.seed}{label}")
+    )
+    with StopSignal() as stop:
+        try:
+            samples, labels = Generator(model)(params, lambda: stop.requested)
+        except Interrupted:
+            say("stopped; nothing was written")
+            return None
+    file = file.with_name(file.name + ".npz")
+    if jax.process_index() == 0:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        arrays = {"samples": samples} | ({} if labels is None else {"labels": labels})
+        np.savez_compressed(file, **arrays)
+        drawing = save_drawing(file.with_suffix(""), draw_samples(model, samples))
+        say(f"results: {len(samples)} samples in {file}, drawn in {drawing}")
+    return file

@@ -1,0 +1,135 @@
+"""The U-Net of MD4 for small images: residual blocks with skips, all at full resolution.
+
+From variational diffusion models (D. Kingma, T. Salimans, B. Poole, J. Ho, arXiv:2107.00630,
+appendix B): not resampling, so that every pixel keeps its place, with one attention layer in the
+middle. Used for CIFAR-10 by MD4 (arXiv:2406.04329, appendix G).
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import flax.linen as nn
+from jaxtyping import Array, Float
+
+from md4jax.networks.attention import Attention
+from md4jax.networks.base import Network, check_head_dim, check_image, output_size
+from md4jax.networks.layers import Conditioning, ImageInput, Label, apply_blocks
+from md4jax.options import UserError, option
+from md4jax.typing import Data, Time
+
+EPSILON = 1e-6
+
+
+class ResBlock(nn.Module):
+    """Two convolutions around the conditioning vector, added to the input.
+
+    Attributes:
+      features: channels of the output.
+      norm_groups: of the group norms.
+      dtype: to compute in.
+      dropout_rate: before the second convolution.
+      train: whether to drop.
+    """
+
+    features: int
+    norm_groups: int
+    dtype: Any
+    dropout_rate: float = 0.0
+    train: bool = False
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b h w c"], cond: Float[Array, "b f"] | None
+    ) -> Float[Array, "b h w d"]:
+        norm = functools.partial(nn.GroupNorm, self.norm_groups, epsilon=EPSILON, dtype=self.dtype)
+        conv = functools.partial(nn.Conv, self.features, (3, 3), dtype=self.dtype)
+        zeros = nn.initializers.zeros
+        h = conv(name="conv_1")(nn.swish(norm(name="norm_1")(x)))
+        if cond is not None:
+            project = nn.Dense(self.features, use_bias=False, dtype=self.dtype, kernel_init=zeros,
+                               name="cond")  # fmt: skip
+            h = h + project(cond)[:, None, None]
+        h = nn.swish(norm(name="norm_2")(h))
+        h = nn.Dropout(self.dropout_rate, deterministic=not self.train)(h)
+        h = conv(kernel_init=zeros, name="conv_2")(h)
+        if x.shape[-1] != self.features:
+            x = nn.Dense(self.features, dtype=self.dtype, name="shortcut")(x)
+        return x + h
+
+
+class AttentionBlock(nn.Module):
+    """Self-attention over all pixels, added to the input.
+
+    Attributes:
+      num_heads: of the attention.
+      norm_groups: of the group norm.
+      dtype: to compute in.
+      implementation: of the attention, "xla" or "cudnn".
+    """
+
+    num_heads: int
+    norm_groups: int
+    dtype: Any
+    implementation: str
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        h = nn.GroupNorm(self.norm_groups, epsilon=EPSILON, dtype=self.dtype, name="norm")(x)
+        attention = Attention(self.num_heads, self.dtype, input_bias=True, output_bias=True,
+                              implementation=self.implementation, name="attention")  # fmt: skip
+        return x + attention(h.reshape(x.shape[0], -1, x.shape[-1])).reshape(x.shape)
+
+
+class UNet(Network, kw_only=True):
+    """`num_layers` residual blocks down, two and attention in the middle, `num_layers + 1` up."""
+
+    feature_dim: int = option("Channels, and width of the conditioning vector.", 128, at_least=4)
+    num_layers: int = option("Residual blocks a side.", 4, at_least=1)
+    num_heads: int = option("Attention heads in the middle.", 1, at_least=1)
+    norm_groups: int = option("Groups of the group norms.", 32, at_least=1)
+
+    @nn.nowrap
+    def check(self) -> None:
+        """See `Network.check`."""
+        super().check()
+        check_image(self, self.norm_groups)
+        if self.feature_dim % self.num_heads:
+            raise UserError(
+                f"config.network.feature_dim = {self.feature_dim} should be a multiple of "
+                f"{self.num_heads} because of config.network.num_heads = {self.num_heads}"
+            )
+        check_head_dim(self, self.feature_dim // self.num_heads,
+                       "config.network.feature_dim / num_heads")  # fmt: skip
+
+    @nn.compact
+    def __call__(
+        self,
+        z_t: Data,
+        t: Time | None,
+        label: Label | None = None,
+        train: bool = False,
+    ) -> Float[Array, "b h w c v"]:
+        """`z_t` `[b, h, w, c]` to `[b, h, w, c, spec.out_features]`; see `Network`."""
+        self.check_inputs(t, label)
+        dtype, width = self.compute_dtype, self.feature_dim
+        cond = Conditioning(self.spec, width, name="conditioning_mlp")(t, label)
+        make_block = functools.partial(
+            ResBlock, width, self.norm_groups, dtype, self.dropout_rate, train
+        )
+        stack = functools.partial(
+            apply_blocks, make_block, cond=cond, scan=self.scan_layers, remat=self.remat
+        )
+        x = ImageInput(self.spec.vocab_size, width, dtype, name="input")(z_t)
+        x = stem = nn.Conv(width, (3, 3), dtype=dtype, name="stem")(x)
+        x, skips = stack(self.num_layers, x, name="down", collect=True)
+        x = make_block(name="middle_1")(x, cond)
+        x = AttentionBlock(self.num_heads, self.norm_groups, dtype, self.attention,
+                           name="middle_attention")(x)  # fmt: skip
+        x = make_block(name="middle_2")(x, cond)
+        x, _ = stack(self.num_layers + 1, x, name="up", skips=[stem, *skips])
+        x = nn.swish(nn.GroupNorm(self.norm_groups, epsilon=EPSILON, dtype=dtype, name="norm")(x))
+        head = nn.Conv(output_size(self.spec), (3, 3), dtype=dtype,
+                       kernel_init=nn.initializers.zeros, name="head")  # fmt: skip
+        return head(x).reshape(*z_t.shape, self.spec.out_features)

@@ -1,0 +1,100 @@
+"""The protocol of a process: five pure functions, and what it asks of data and network.
+
+A process owns the mathematics and nothing else: it has no weights, imports no Flax and reads no
+config. It is a frozen dataclass whose `option` fields are its config keys. Everything that draws
+takes `keys`, one a example, so that example i sees the same noise for every batch size and number
+of devices. Time runs from 0 (data) to 1 (prior).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Protocol, runtime_checkable
+
+from jaxtyping import Array, Float
+
+from md4jax.typing import Data, Keys, Nats, Time
+
+# What `process.predict` returns: a pytree that the process itself understands (logits for
+# categorical data, an estimate of x0 for real data).
+Prediction = Any
+# Network and process bound together: (z_t, t) -> Prediction.
+Denoiser = Callable[[Data, Time], Prediction]
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSpec:
+    """What a process and a network must know of the data.
+
+    Attributes:
+      shape: of one example: `(length,)` for text, `(height, width, channels)` for images.
+      vocab_size: the data are integers in `[0, vocab_size)`: token ids, pixel levels.
+      num_classes: labels are integers in `[0, num_classes)`; None if there are none.
+      unit: what likelihoods are counted in: "dim", "char", "byte" or "token".
+    """
+
+    shape: tuple[int, ...]
+    vocab_size: int
+    num_classes: int | None = None
+    unit: str = "dim"
+
+
+@dataclasses.dataclass(frozen=True)
+class NetworkSpec:
+    """What a process asks of its network: `apply(z_t, t, label) -> output`.
+
+    Attributes:
+      shape: of one z_t without the batch.
+      vocab_size: number of ids z_t may hold if it is integer; None if z_t is real.
+      out_features: entries of the output at each position: output is `[b, *shape, out_features]`.
+      has_time: whether `t` `[b]` is given; if not it is None and the network has no time input.
+      num_classes: labels `[b]` are given, in `[0, num_classes)`; None if they are not.
+    """
+
+    shape: tuple[int, ...]
+    vocab_size: int | None
+    out_features: int
+    has_time: bool = True
+    num_classes: int | None = None
+
+
+@runtime_checkable
+class Process(Protocol):
+    """See the module's docstring. Shapes: `b` examples of shape `*s`; likelihoods in nats."""
+
+    def network_spec(self, data: DataSpec) -> NetworkSpec:
+        """What the network must take and give for this data."""
+
+    def bind(self, data: DataSpec) -> Process:
+        """This process for this data. Raises UserError if they do not fit."""
+
+    def time(self, uniform: Float[Array, "b"]) -> Time:
+        """Maps u in [0, 1) to the time at which a training example is noised."""
+
+    def prior_sample(self, keys: Keys, shape: tuple[int, ...]) -> Data:
+        """z_1 `[b, *shape]`."""
+
+    def forward_sample(self, keys: Keys, x0: Data, t: Time) -> Data:
+        """z_t given x0."""
+
+    def predict(self, output: Array, z_t: Data, t: Time) -> Prediction:
+        """Network output to a prediction of x0."""
+
+    def loss_terms(
+        self, keys: Keys, prediction: Prediction, x0: Data, z_t: Data, t: Time
+    ) -> dict[str, Nats]:
+        """Terms whose sum is minimised in training, per example."""
+
+    def bound_terms(
+        self, keys: Keys, prediction: Prediction, x0: Data, z_t: Data, t: Time
+    ) -> dict[str, Nats]:
+        """Terms whose sum, averaged over `t = time(u)`, u uniform, bounds -log p(x0)."""
+
+    def reverse_sample(
+        self, keys: Keys, z_t: Data, prediction: Prediction, t: Time, s: Time
+    ) -> Data:
+        """z_s given z_t and the predicted x0, for s < t."""
+
+    def decode(self, denoise: Denoiser, z_0: Data) -> Data:
+        """The sample, in the data's own values, at the end of the reverse process."""

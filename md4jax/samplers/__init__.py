@@ -1,0 +1,14 @@
+"""Samplers: a time grid, one scan, and a step function chosen by the config."""
+
+from md4jax.options import Table
+
+STEPS = Table(
+    "sampler",
+    {
+        "ancestral": "md4jax.samplers.base:Ancestral",
+        # MD4's name for drawing the token and the unmasking apart, as `ancestral` does here.
+        "mean": "md4jax.samplers.base:Ancestral",
+        # MD4's `ancestral`, with the float32 truncation of its published samples.
+        "joint": "md4jax.samplers.masked:Joint",
+    },
+)

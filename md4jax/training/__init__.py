@@ -1,0 +1,1 @@
+"""The trainer: state, step, loop, partitioning, checkpoints, writers."""

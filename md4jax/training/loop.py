@@ -1,0 +1,280 @@
+"""The one training loop: step, log, evaluate, sample, save; stop and resume at any step."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from md4jax.console import Interrupted, StopSignal, duration, say
+from md4jax.evaluation.likelihood import Evaluator
+from md4jax.model import Model, assemble
+from md4jax.options import UserError
+from md4jax.samplers.generate import Generator, draw_samples, save_drawing
+from md4jax.training import partitioning
+from md4jax.training import workdir as workdir_lib
+from md4jax.training.checkpoints import Checkpoints
+from md4jax.training.state import TrainState, make_train_step
+from md4jax.training.writers import MetricWriter
+
+
+class NotFinite(UserError):
+    """The loss or a gradient became infinite or NaN."""
+
+
+def train(config: Mapping[str, Any], workdir: str | pathlib.Path) -> dict[str, float]:
+    """Trains a config in a folder, going on from the folder's newest whole checkpoint.
+
+    Returns the last evaluation of the first split (empty if the run was asked to stop before it).
+
+    Raises:
+      UserError: the config, the data or the folder are not right, or the loss is not finite.
+    """
+    started = time.monotonic()
+    model = assemble(config)
+    path = pathlib.Path(workdir).absolute()
+    workdir_lib.prepare(path, model)
+    run = Run(model, path, started)
+    with StopSignal() as stop:
+        try:
+            return run.to_the_end(stop)
+        finally:
+            run.close()
+
+
+class Run:
+    """One call of `train`: the state between steps and what happens every so many of them."""
+
+    def __init__(self, model: Model, path: pathlib.Path, started: float):
+        self.model, self.path, self.started = model, path, started
+        self.options = model.experiment.train
+        self.optimizer = model.experiment.optimizer
+        self.checkpoints = Checkpoints(
+            path / "checkpoints",
+            max_to_keep=self.options.checkpoints_to_keep,
+            keep_period=self.options.checkpoint_keep_period,
+        )
+        abstract = model.abstract_state()
+        restored = self.checkpoints.restore(abstract)
+        self.seconds = 0.0  # Of training, over all restarts.
+        self.last_saved = None
+        if restored is None:
+            self.state: TrainState = model.init_state()
+        else:
+            self.state = restored.state
+            self.seconds = restored.meta["train_seconds"]
+            self.last_saved = restored.step
+            say(f"resuming at step {restored.step} of {self.options.num_steps}")
+        self.step = 0 if restored is None else restored.step
+        self.writer = MetricWriter(path)
+        self.writer.truncate(self.step)
+        self.evaluator, self.generator = Evaluator(model), Generator(model)
+        self.shardings = jax.tree.map(lambda x: x.sharding, abstract)
+        self.pending: tuple[int, dict] | None = None
+        self.last_log = (self.step, time.monotonic())
+
+    def compile(self) -> jax.stages.Compiled:
+        """The train step, compiled before the loop: it cannot compile again in it."""
+        step = make_train_step(
+            self.options, self.model.gradient(), self.optimizer.build(self.options.num_steps)
+        )
+        jitted = jax.jit(
+            step,
+            donate_argnums=0,
+            out_shardings=(self.shardings, partitioning.replicated(self.model.mesh)),
+        )
+        return jitted.lower(self.state, self.model.abstract_batch()).compile()
+
+    def to_the_end(self, stop: StopSignal) -> dict[str, float]:
+        """Steps until `num_steps`, or until asked to stop."""
+        from md4jax.data.pipeline import TrainBatches
+
+        options = self.options
+        try:
+            if self.step:  # What a stop had cut short.
+                self.at_step(stop)
+            if self.step < options.num_steps:
+                with TrainBatches(
+                    self.model.split("train"),
+                    seed=options.seed,
+                    batch_size=options.batch_size,
+                    sharding=partitioning.batch_sharding(self.model.mesh),
+                    start_step=self.step,
+                ) as batches:
+                    self.loop(self.compile(), batches, stop)
+        except Interrupted:
+            pass
+        if stop.requested:
+            self.log()
+            self.save()
+            self.checkpoints.wait()
+            say(f"stopped and saved at step {self.step}; the same command goes on from there")
+            return {}
+        self.checkpoints.wait()
+        return self.finish()
+
+    def loop(self, train_step: jax.stages.Compiled, batches: Any, stop: StopSignal) -> None:
+        """Takes steps; the host never waits for the device but to log, evaluate, sample or save."""
+        options, first = self.options, self.step
+        self.last_log = (self.step, time.monotonic())
+        while self.step < options.num_steps and not stop.requested:
+            self.state, metrics = train_step(self.state, next(batches))
+            self.step += 1
+            # Written one step late, when the device has the next step to work on.
+            self.log()
+            if self.step % options.log_every == 0 or self.step == options.num_steps:
+                self.pending = (self.step, metrics)
+            if self.step == first + 1:
+                jax.block_until_ready(metrics)
+                say(f"first step after {time.monotonic() - self.started:.1f} s")
+                self.describe()
+                self.last_log = (self.step, time.monotonic())
+            self.at_step(stop)
+            if self.due(options.checkpoint_every):
+                self.save()
+        self.log()
+
+    def due(self, every: int) -> bool:
+        """Whether something done every so many steps, and after the last, is to be done now."""
+        return self.step == self.options.num_steps or (every and self.step % every == 0)
+
+    def describe(self) -> None:
+        """Says what is trained; the table of parameters goes to a file."""
+        from clu import parameter_overview
+
+        params = self.state.params
+        count = sum(x.size for x in jax.tree.leaves(params))
+        mesh = " x ".join(f"{n} {axis}" for axis, n in self.model.mesh.shape.items())
+        say(f"{count:,} parameters on {mesh} ({jax.devices()[0].device_kind})")
+        if jax.process_index() == 0:
+            table = parameter_overview.get_parameter_overview(params, include_stats=False)
+            (self.path / "parameters.txt").write_text(table + "\n")
+
+    def log(self) -> None:
+        """Writes and prints the metrics of the last logged step, if that is still to be done."""
+        if self.pending is None:
+            return
+        step, metrics = self.pending
+        self.pending = None
+        metrics = {k: v.item() for k, v in jax.device_get(metrics).items()}
+        self.check_finite(metrics.pop("first_bad_step"))
+        then, now = self.last_log, time.monotonic()
+        self.last_log = (step, now)
+        seconds = now - then[1]
+        self.seconds += seconds
+        rate = (step - then[0]) / max(seconds, 1e-9)
+        schedule = self.optimizer.learning_rate_schedule(self.options.num_steps)
+        metrics["learning_rate"] = float(schedule(step - 1))
+        metrics["examples_per_second"] = rate * self.options.batch_size
+        self.writer.scalars(step, metrics)
+        left = duration((self.options.num_steps - step) / max(rate, 1e-9))
+        say(
+            f"step {step}/{self.options.num_steps}  loss {metrics['loss']:.4f} bits/"
+            f"{self.model.spec.unit}  {metrics['examples_per_second']:,.0f} examples/s  {left} left"
+        )
+
+    def check_finite(self, first_bad_step: int) -> None:
+        """Raises NotFinite if some step had no finite loss or gradient."""
+        if first_bad_step < 0:
+            return
+        good = self.checkpoints.latest_step()
+        where = f"{self.path}/checkpoints/{good}" if good is not None else "none was saved yet"
+        raise NotFinite(
+            f"loss or gradient not finite at step {first_bad_step + 1}; "
+            f"last good checkpoint: {where}. A smaller config.optimizer.learning_rate or a config.optimizer.clip_norm may help"
+        )
+
+    def save(self) -> None:
+        """Saves asynchronously; never a state that is not finite."""
+        if self.last_saved == self.step:
+            return
+        self.log()
+        self.check_finite(int(self.state.first_bad_step))
+        meta = {
+            "step": self.step,
+            "next_batch": self.step,  # The data's position is the step.
+            "train_seconds": self.seconds,
+            "config": self.model.config,
+            "data_fingerprint": self.model.dataset.fingerprint,
+        }
+        self.checkpoints.save(self.step, self.state, meta)
+        self.last_saved = self.step
+
+    def at_step(self, stop: StopSignal) -> None:
+        """Evaluates and samples if this step asks for it and it is not done yet.
+
+        Raises:
+          Interrupted: a stop was asked for meanwhile.
+        """
+        evaluate, sample = self.due(self.options.eval_every), self.due(self.options.sample_every)
+        if not (evaluate or sample):
+            return
+        self.log()
+        began = time.monotonic()
+        if evaluate:
+            self.evaluate(stop)
+        if sample:
+            self.sample(stop)
+        # The time of training stands still meanwhile.
+        self.last_log = (self.last_log[0], self.last_log[1] + time.monotonic() - began)
+
+    def evaluate(self, stop: StopSignal) -> None:
+        """Appends the bound of each split to `metrics/eval.jsonl`."""
+        for split in self.model.experiment.eval.splits:
+            if self.evaluation(split):
+                continue
+            result = self.evaluator(self.state.eval_params, split, lambda: stop.requested)
+            self.writer.evaluation(self.step, {"source": "train", **result})
+            say(
+                f"step {self.step}  {split} {result['bits_per_dim']:.4f} "
+                f"± {result['standard_error']:.4f} bits/{self.model.spec.unit}"
+            )
+
+    def evaluation(self, split: str) -> dict[str, Any] | None:
+        """The line of this step and split in `metrics/eval.jsonl`, if there is one."""
+        file = self.path / "metrics" / "eval.jsonl"
+        lines = file.read_text().splitlines() if file.exists() else []
+        for line in map(json.loads, reversed(lines)):
+            if (line["step"], line["split"], line["source"]) == (self.step, split, "train"):
+                return line
+        return None
+
+    def sample(self, stop: StopSignal) -> None:
+        """Draws a grid, or texts, into `samples/`."""
+        file = self.path / "samples" / f"step_{self.step:08d}"
+        if any(file.with_name(file.name + end).exists() for end in (".png", ".txt")):
+            return
+        samples, _ = self.generator(self.state.eval_params, lambda: stop.requested)
+        if jax.process_index():
+            return
+        drawing = draw_samples(self.model, samples)
+        if isinstance(drawing, np.ndarray):
+            self.writer.image(self.step, "samples", drawing)
+        else:
+            self.writer.text(self.step, "samples", "\n\n".join(drawing[:8]))
+        say(f"samples: {save_drawing(file, drawing)}")
+
+    def finish(self) -> dict[str, float]:
+        """Says where everything is; returns the last evaluation of the first split."""
+        results = [self.evaluation(split) for split in self.model.experiment.eval.splits]
+        figures = ", ".join(
+            f"{r['split']} {r['bits_per_dim']:.4f} ± {r['standard_error']:.4f}"
+            for r in results
+            if r
+        )
+        say(
+            f"done: {self.step} steps in {duration(self.seconds)}; {figures} "
+            f"bits/{self.model.spec.unit}\n"
+            f"results: {self.path}/ (checkpoints/ metrics/ samples/; tensorboard --logdir reads it)"
+        )
+        return results[0] or {}
+
+    def close(self) -> None:
+        """Waits for what is still being written."""
+        self.writer.close()
+        self.checkpoints.close()

@@ -1,0 +1,194 @@
+"""The train state and the train step."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
+from jaxtyping import Array, Float, Int
+
+from md4jax import rng
+from md4jax.objectives import TIME_SAMPLING, training_loss
+from md4jax.processes.base import DataSpec, Denoiser, Process
+from md4jax.training.partitioning import BATCH_AXES
+from md4jax.typing import PyTree
+
+if TYPE_CHECKING:
+    import optax
+
+    from md4jax.config import Experiment, Train
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """All that a step reads and writes on the devices; saved and restored as one.
+
+    Attributes:
+      step: optimizer steps taken.
+      params: `{"network": ...}`; a process with learnable parameters adds its own entry.
+      ema_params: averaged parameters, float32; None if `ema_decay` is 0.
+      metric_sums: sums over the steps since the last logged one, so that a resumed run logs the
+        same means.
+      first_bad_step: the first step whose loss or gradient was not finite; -1 if none was.
+    """
+
+    step: Int[Array, ""]
+    params: PyTree
+    ema_params: PyTree
+    opt_state: PyTree
+    metric_sums: dict[str, Float[Array, ""]]
+    first_bad_step: Int[Array, ""]
+
+    @property
+    def eval_params(self) -> PyTree:
+        """What evaluation and sampling use."""
+        return self.params if self.ema_params is None else self.ema_params
+
+
+def make_denoiser(
+    process: Process,
+    network: Any,
+    params: PyTree,
+    label: Int[Array, "b"] | None = None,
+    dropout: Array | None = None,
+) -> Denoiser:
+    """Binds a network's weights to a process: `(z_t, t) -> prediction`.
+
+    Args:
+      dropout: a key turns dropout on.
+    """
+
+    def denoise(z_t, t):
+        output = network.apply(
+            {"params": params["network"]},
+            z_t,
+            t if network.spec.has_time else None,
+            label,
+            train=dropout is not None,
+            rngs=None if dropout is None else {"dropout": dropout},
+        )
+        return process.predict(output, z_t, t)
+
+    return denoise
+
+
+def init_params(process: Process, network: Any, data: DataSpec, seed: int) -> PyTree:
+    """Fresh parameters; jit-able, so that they are made where they are to live."""
+    keys = rng.example_keys(rng.stream(seed, "init"), jnp.arange(1))
+    z_t = process.prior_sample(keys, data.shape)
+    t = process.time(jnp.zeros(1))
+    label = jnp.zeros(1, jnp.int32) if network.spec.num_classes else None
+    variables = network.init(
+        rng.stream(seed, "init"), z_t, t if network.spec.has_time else None, label
+    )
+    return {"network": variables["params"]}
+
+
+def make_loss(experiment: Experiment, process: Process, network: Any) -> Callable:
+    """`(params, batch, index, step, part) -> (loss, metrics)` of part of the batch of a step.
+
+    `index` `[b]` are the places of the examples in the global batch: noise and times follow them,
+    so that neither the number of devices nor of microbatches changes what an example sees.
+    """
+    train = experiment.train
+    sample_times = TIME_SAMPLING[train.time_sampling]
+
+    def loss(params, batch, index, step, part):
+        key = {
+            name: jax.random.fold_in(rng.stream(train.seed, name), step)
+            for name in ("time", "noise", "dropout")
+        }
+        dropout = jax.random.fold_in(key["dropout"], part)
+        denoise = make_denoiser(process, network, params, batch.get("label"), dropout)
+        u = sample_times(key["time"], index, train.batch_size)
+        keys = rng.example_keys(key["noise"], index)
+        return training_loss(process, denoise, batch["x0"], u, keys)
+
+    return loss
+
+
+def make_gradient(loss: Callable, train: Train, mesh: jax.sharding.Mesh) -> Callable:
+    """`(params, batch, step) -> (gradient, metrics)`: means over microbatches of a global batch."""
+    gradient = jax.grad(loss, has_aux=True)
+    index = jnp.arange(train.batch_size, dtype=jnp.int32)
+    if train.microbatches == 1:
+        return lambda params, batch, step: gradient(params, batch, index, step, 0)
+
+    def split(x):
+        # Microbatch m takes every m-th example, so that each device works on examples it holds.
+        x = x.reshape(-1, train.microbatches, *x.shape[1:]).swapaxes(0, 1)
+        return jax.lax.with_sharding_constraint(
+            x, NamedSharding(mesh, PartitionSpec(None, BATCH_AXES))
+        )
+
+    def accumulate(params, batch, step):
+        def add(total, inputs):
+            part, part_batch, part_index = inputs
+            one = gradient(params, part_batch, part_index, step, part)
+            return jax.tree.map(lambda a, b: a + b / train.microbatches, total, one), None
+
+        inputs = (jnp.arange(train.microbatches), *jax.tree.map(split, (batch, index)))
+        first = jax.tree.map(lambda x: x[0], inputs[1:])
+        shapes = jax.eval_shape(gradient, params, *first, step, 0)
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        return jax.lax.scan(add, zeros, inputs)[0]
+
+    return accumulate
+
+
+def _ema(decay: float, warmup: bool, old: PyTree, new: PyTree, step: Array) -> PyTree:
+    if warmup:
+        decay = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
+    return jax.tree.map(lambda e, p: e + (1 - decay) * (p.astype(e.dtype) - e), old, new)
+
+
+def init_state(
+    experiment: Experiment, process: Process, network: Any, data: DataSpec, metric_names: list[str]
+) -> TrainState:
+    """A state before the first step; jit-able."""
+    params = init_params(process, network, data, experiment.train.seed)
+    ema = None
+    if experiment.train.ema_decay:
+        ema = jax.tree.map(lambda p: p.astype(jnp.float32), params)
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        ema_params=ema,
+        opt_state=experiment.optimizer.build(experiment.train.num_steps).init(params),
+        metric_sums={name: jnp.zeros(()) for name in metric_names},
+        first_bad_step=jnp.full((), -1, jnp.int32),
+    )
+
+
+def make_train_step(
+    train: Train, gradient: Callable, optimizer: optax.GradientTransformation
+) -> Callable:
+    """`(state, batch) -> (state, metrics)`, pure; metrics are means since the last logged step."""
+    import optax
+
+    def train_step(state: TrainState, batch: dict[str, Array]):
+        grads, metrics = gradient(state.params, batch, state.step)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        metrics |= {
+            "grad_norm": optax.tree.norm(grads),
+            "param_norm": optax.tree.norm(params),
+            "update_norm": optax.tree.norm(updates),
+        }
+        ema = state.ema_params
+        if ema is not None:
+            ema = _ema(train.ema_decay, train.ema_warmup, ema, params, state.step)
+        finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
+        bad = jnp.where((state.first_bad_step < 0) & ~finite, state.step, state.first_bad_step)
+        since = state.step % train.log_every  # Steps in the sums already.
+        sums = {k: jnp.where(since == 0, 0.0, state.metric_sums[k]) + v for k, v in metrics.items()}
+        means = {name: total / (since + 1) for name, total in sums.items()}
+        state = TrainState(state.step + 1, params, ema, opt_state, sums, bad)
+        return state, means | {"first_bad_step": bad}
+
+    return train_step

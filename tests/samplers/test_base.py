@@ -1,0 +1,127 @@
+"""The sampler on an exact denoiser: the known law, whatever the step function and grid."""
+
+import itertools
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.stats import chi2
+
+from md4jax import rng
+from md4jax.options import UserError
+from md4jax.processes.masked import Masked
+from md4jax.samplers import STEPS
+from md4jax.samplers.base import GRIDS, Ancestral, advance, sample, sample_labels, start, time_grid
+
+GOLDEN = np.load(pathlib.Path(__file__).parents[1] / "golden" / "md4_process.npz")
+VOCAB, LENGTH = 3, 3
+WORDS = jnp.array(list(itertools.product(range(VOCAB), repeat=LENGTH)))
+WEIGHTS = jnp.exp(1.5 * jax.random.normal(jax.random.key(3), (len(WORDS),)))
+LAW = WEIGHTS / WEIGHTS.sum()
+PROCESS = Masked(vocab_size=VOCAB)
+
+
+def exact(z_t, t):
+    """p(x_i | the unmasked positions), as logits."""
+    fits = ((z_t[:, None] == VOCAB) | (z_t[:, None] == WORDS[None])).all(-1)
+    joint = jnp.einsum("bw,wlv->blv", jnp.where(fits, LAW, 0.0), jax.nn.one_hot(WORDS, VOCAB))
+    return jnp.log(joint)
+
+
+def draw(step, n, seed=0, process=PROCESS):
+    keys = rng.example_keys(rng.stream(seed, "sample"), jnp.arange(n))
+    return np.asarray(jax.jit(lambda k: sample(process, exact, step, k, (LENGTH,)))(keys))
+
+
+def chi_squared_p(samples, expected):
+    counts = np.bincount(samples @ np.array([9, 3, 1]), minlength=27)
+    expected = np.asarray(expected, np.float64) * len(samples)
+    return chi2.sf(((counts - expected) ** 2 / expected).sum(), 26)
+
+
+@pytest.mark.parametrize("name", STEPS)
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_many_steps_draw_the_law(name, schedule):
+    """Chi-squared over the 27 words, n = 5,000, 200 steps; false alarm 1e-4 each.
+
+    A step that unmasks two positions draws them independently: with 200 steps that is the case for
+    some 2 % of samples, which n = 5,000 does not see.
+    """
+    step = STEPS[name](num_steps=200, grid="uniform")
+    samples = draw(step, 5_000, process=Masked(vocab_size=VOCAB, schedule=schedule))
+    assert chi_squared_p(samples, LAW) > 1e-4
+
+
+def test_one_step_draws_the_marginals():
+    """What one step can know: independent positions. It is far from the law."""
+    samples = draw(Ancestral(num_steps=1), 20_000)
+    marginals = [np.array([LAW[WORDS[:, i] == v].sum() for v in range(VOCAB)]) for i in range(3)]
+    product = np.einsum("i,j,k->ijk", *marginals).reshape(-1)
+    # The eps D of positions still masked at t = 0 get the mode instead of a draw.
+    assert chi_squared_p(samples, product) > 1e-4
+    assert chi_squared_p(samples, LAW) < 1e-12
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+@pytest.mark.parametrize("steps", [8, 256])
+def test_grids_are_the_published_ones(grid, schedule, steps):
+    times = time_grid(grid, steps)
+    t, s = times[:-1], times[1:]
+    published = {k: GOLDEN[f"grid/{grid}/{schedule}/T{steps}/{k}"] for k in ("t", "s", "unmask")}
+    np.testing.assert_allclose(t, published["t"], atol=2e-7)
+    np.testing.assert_allclose(s, published["s"], atol=2e-7)
+    unmask = Masked(schedule=schedule, vocab_size=2).unmask_probability(t, t - s)
+    # The published one is a float32 difference of alphas, 6e-8, over 1 - alpha.
+    np.testing.assert_allclose(unmask, published["unmask"], atol=2e-4)
+
+
+def test_sample_i_is_the_same_in_every_batch():
+    step = Ancestral(num_steps=8)
+    np.testing.assert_array_equal(draw(step, 12)[:5], draw(step, 5))
+
+
+def test_advance_in_pieces_is_the_scan():
+    step = Ancestral(num_steps=10, grid="cosine")
+    keys = rng.example_keys(rng.stream(0, "sample"), jnp.arange(6))
+    times = time_grid(step.grid, step.num_steps)
+    z = start(PROCESS, keys, (LENGTH,))
+    for first, last in [(0, 3), (3, 4), (4, 10)]:
+        z = advance(PROCESS, exact, step, keys, times, z, first, last)
+    np.testing.assert_array_equal(PROCESS.decode(exact, z), draw(step, 6))
+
+
+def test_unmasked_positions_never_change():
+    """What was drawn once stays, over all steps."""
+    keys = rng.example_keys(rng.stream(1, "sample"), jnp.arange(50))
+    times = time_grid("uniform", 20)
+    one_step = jax.jit(lambda z, i: advance(PROCESS, exact, Ancestral(), keys, times, z, i, i + 1))
+    z = start(PROCESS, keys, (LENGTH,))
+    for i in range(20):
+        z_next = one_step(z, i)
+        assert bool(((z == VOCAB) | (z_next == z)).all())
+        z = z_next
+
+
+def test_a_left_over_mask_is_decoded_to_the_mode():
+    z = jnp.array([[0, VOCAB, 1]])
+    fits = (WORDS[:, 0] == 0) & (WORDS[:, 2] == 1)
+    mode = WORDS[jnp.argmax(jnp.where(fits, LAW, 0.0))]
+    np.testing.assert_array_equal(PROCESS.decode(exact, z)[0], mode)
+
+
+def test_labels_go_through_the_classes_in_turn():
+    index = np.arange(8, 12)
+    np.testing.assert_array_equal(sample_labels(Ancestral(), index, 10), [8, 9, 0, 1])
+    np.testing.assert_array_equal(sample_labels(Ancestral(label=4), index, 10), [4, 4, 4, 4])
+    assert sample_labels(Ancestral(), index, None) is None
+    for classes in (None, 4):
+        with pytest.raises(UserError, match="config.sampler.label"):
+            sample_labels(Ancestral(label=4), index, classes)
+
+
+def test_the_joint_step_is_for_masked_processes():
+    with pytest.raises(UserError, match="masked"):
+        STEPS["joint"]().check(object())
