@@ -6,6 +6,7 @@ python main.py --config=configs/digits/masked.py --workdir=/tmp/digits --mode=sa
 python main.py --describe=network
 """
 
+import jax
 from absl import flags
 from ml_collections import config_flags
 
@@ -15,6 +16,9 @@ from md4jax import cli
 CONFIG = config_flags.DEFINE_config_file("config", None, "A file in configs/.", lock_config=True)
 WORKDIR = flags.DEFINE_string("workdir", None, "The folder of the run; made if it is not there.")
 MODE = flags.DEFINE_enum("mode", "train", ["train", "evaluate", "sample"], "What to do.")
+DISTRIBUTED = flags.DEFINE_bool(
+    "distributed", False, "One of several hosts (TPU pod, Slurm, or JAX_COORDINATOR_ADDRESS etc.)."
+)
 DESCRIBE = flags.DEFINE_string(
     "describe", None, "Prints config keys and ends: all, a section, or a component (network.unet)."
 )
@@ -24,8 +28,12 @@ def main(argv: list[str]) -> None:
     if DESCRIBE.value is not None:
         print(md4jax.describe(DESCRIBE.value))
         return
+    config, workdir = cli.require(CONFIG), cli.require(WORKDIR)
+    cli.keep_compilations()
+    if DISTRIBUTED.value:
+        jax.distributed.initialize()
     mode = {"train": md4jax.train, "evaluate": md4jax.evaluate, "sample": md4jax.sample}
-    mode[MODE.value](cli.require(CONFIG), cli.require(WORKDIR))
+    mode[MODE.value](config, workdir)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
+import pathlib
+import platform
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -26,6 +29,18 @@ def run_main(main: Callable[[list[str]], None]) -> None:
             _fail(error)
 
     app.run(checked_main, flags_parser=_parse_flags)
+
+
+def keep_compilations() -> None:
+    """Lets jax keep what it compiled, so that the next start is fast; JAX's own variables win."""
+    import jax
+
+    if jax.config.jax_compilation_cache_dir:
+        return
+    cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
+    # By machine: compiled for one CPU, a program may not run on another that shares the folder.
+    jax.config.update("jax_compilation_cache_dir", str(cache / "md4jax" / platform.node()))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
 def require(flag: Any) -> Any:

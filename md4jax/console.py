@@ -9,10 +9,12 @@ from types import FrameType
 
 import jax
 
+from md4jax.hosts import is_first
+
 
 def say(line: str) -> None:
     """Prints a line, on the first process only."""
-    if jax.process_index() == 0:
+    if is_first():
         print(line, flush=True)
 
 
@@ -49,6 +51,8 @@ class StopSignal:
 
     def __enter__(self) -> StopSignal:
         self._previous = {}
+        if jax.process_count() > 1:  # JAX passes SIGTERM on to all hosts: `hosts.preempted`.
+            return self
         try:
             for number in (signal.SIGTERM, signal.SIGINT):
                 self._previous[number] = signal.signal(number, self._handle)

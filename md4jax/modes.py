@@ -6,9 +6,9 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import numpy as np
 
+from md4jax import hosts
 from md4jax.console import Interrupted, StopSignal, say
 from md4jax.model import Model, assemble
 from md4jax.training import workdir as workdir_lib
@@ -61,12 +61,13 @@ def evaluate(config: Mapping[str, Any], workdir: str | pathlib.Path) -> list[dic
             writer.evaluation(step, results[-1])
     writer.close()
     say(_table(model, step, results))
+    say(_baselines(model))
     say(f"results: {pathlib.Path(workdir).absolute()}/metrics/eval.jsonl")
     return results
 
 
 def _table(model: Model, step: int, results: list[dict[str, Any]]) -> str:
-    """The evaluation as a person reads it, with what knowing nothing but the marginals costs."""
+    """The evaluation as a person reads it."""
     unit = f"bits/{model.spec.unit}"
     lines = [f"checkpoint of step {step}; bound in {unit}, lower is better"]
     header = ("split", unit, "std. error", "Monte Carlo", "examples", "times")
@@ -85,6 +86,15 @@ def _table(model: Model, step: int, results: list[dict[str, Any]]) -> str:
     for row in (header, *rows):
         lines.append("  ".join(cell.rjust(width) for cell, width in zip(row, widths)))
     return "\n".join(lines)
+
+
+def _baselines(model: Model) -> str:
+    """What a model would cost that knows only how often values occur, on the same data."""
+    from md4jax.data.describe import entropies
+
+    unit = f"bits/{model.spec.unit}"
+    figures = ", ".join(f"{k} {v:.4f}" for k, v in entropies(model.dataset).items())
+    return f"for comparison, from counts of the training split: {figures} {unit}"
 
 
 def sample(config: Mapping[str, Any], workdir: str | pathlib.Path) -> pathlib.Path | None:
@@ -112,7 +122,7 @@ def sample(config: Mapping[str, Any], workdir: str | pathlib.Path) -> pathlib.Pa
             say("stopped; nothing was written")
             return None
     file = file.with_name(file.name + ".npz")
-    if jax.process_index() == 0:
+    if hosts.is_first():
         file.parent.mkdir(parents=True, exist_ok=True)
         arrays = {"samples": samples} | ({} if labels is None else {"labels": labels})
         np.savez_compressed(file, **arrays)

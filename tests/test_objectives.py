@@ -16,7 +16,7 @@ VOCAB, LENGTH = 3, 3
 
 
 def known_law():
-    """Words of three letters `[words, length]` and their probabilities `[words]`, far from equal."""
+    """Words of three letters `[words, length]`, their probabilities `[words]`, far from equal."""
     words = np.array(list(itertools.product(range(VOCAB), repeat=LENGTH)))
     weights = np.exp(2.0 * np.random.default_rng(0).normal(size=len(words)))
     return jnp.asarray(words), jnp.asarray(weights / weights.sum(), jnp.float32)

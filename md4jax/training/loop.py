@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from md4jax import hosts
 from md4jax.console import Interrupted, StopSignal, duration, say
 from md4jax.evaluation.likelihood import Evaluator
 from md4jax.model import Model, assemble
@@ -77,6 +78,7 @@ class Run:
         self.shardings = jax.tree.map(lambda x: x.sharding, abstract)
         self.pending: tuple[int, dict] | None = None
         self.last_log = (self.step, time.monotonic())
+        self.stopped = False
 
     def compile(self) -> jax.stages.Compiled:
         """The train step, compiled before the loop: it cannot compile again in it."""
@@ -108,8 +110,8 @@ class Run:
                 ) as batches:
                     self.loop(self.compile(), batches, stop)
         except Interrupted:
-            pass
-        if stop.requested:
+            self.stopped = True
+        if self.stopped:
             self.log()
             self.save()
             self.checkpoints.wait()
@@ -122,7 +124,10 @@ class Run:
         """Takes steps; the host never waits for the device but to log, evaluate, sample or save."""
         options, first = self.options, self.step
         self.last_log = (self.step, time.monotonic())
-        while self.step < options.num_steps and not stop.requested:
+        while self.step < options.num_steps:
+            self.stopped = stop.requested or hosts.preempted(self.step)
+            if self.stopped:
+                break
             self.state, metrics = train_step(self.state, next(batches))
             self.step += 1
             # Written one step late, when the device has the next step to work on.
@@ -151,7 +156,7 @@ class Run:
         count = sum(x.size for x in jax.tree.leaves(params))
         mesh = " x ".join(f"{n} {axis}" for axis, n in self.model.mesh.shape.items())
         say(f"{count:,} parameters on {mesh} ({jax.devices()[0].device_kind})")
-        if jax.process_index() == 0:
+        if hosts.is_first():
             table = parameter_overview.get_parameter_overview(params, include_stats=False)
             (self.path / "parameters.txt").write_text(table + "\n")
 
@@ -186,7 +191,8 @@ class Run:
         where = f"{self.path}/checkpoints/{good}" if good is not None else "none was saved yet"
         raise NotFinite(
             f"loss or gradient not finite at step {first_bad_step + 1}; "
-            f"last good checkpoint: {where}. A smaller config.optimizer.learning_rate or a config.optimizer.clip_norm may help"
+            f"last good checkpoint: {where}. "
+            "A smaller config.optimizer.learning_rate or a config.optimizer.clip_norm may help"
         )
 
     def save(self) -> None:
@@ -226,7 +232,7 @@ class Run:
     def evaluate(self, stop: StopSignal) -> None:
         """Appends the bound of each split to `metrics/eval.jsonl`."""
         for split in self.model.experiment.eval.splits:
-            if self.evaluation(split):
+            if hosts.agree(self.evaluation(split) is not None):
                 continue
             result = self.evaluator(self.state.eval_params, split, lambda: stop.requested)
             self.writer.evaluation(self.step, {"source": "train", **result})
@@ -247,10 +253,11 @@ class Run:
     def sample(self, stop: StopSignal) -> None:
         """Draws a grid, or texts, into `samples/`."""
         file = self.path / "samples" / f"step_{self.step:08d}"
-        if any(file.with_name(file.name + end).exists() for end in (".png", ".txt")):
+        endings = (".png", ".txt")
+        if hosts.agree(any(file.with_name(file.name + end).exists() for end in endings)):
             return
         samples, _ = self.generator(self.state.eval_params, lambda: stop.requested)
-        if jax.process_index():
+        if not hosts.is_first():
             return
         drawing = draw_samples(self.model, samples)
         if isinstance(drawing, np.ndarray):
@@ -272,7 +279,7 @@ class Run:
             f"bits/{self.model.spec.unit}\n"
             f"results: {self.path}/ (checkpoints/ metrics/ samples/; tensorboard --logdir reads it)"
         )
-        return results[0] or {}
+        return results[0] or {}  # On other hosts than the first there may be none to read.
 
     def close(self) -> None:
         """Waits for what is still being written."""

@@ -68,7 +68,7 @@ def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:
 
 
 def partition_spec(path: str, shape: tuple[int, ...], mesh: jax.sharding.Mesh) -> PartitionSpec:
-    """The rule for an array of the state: `tensor` by name, then `fsdp` on the largest axis left."""
+    """Where an array of the state lives: `tensor` by name, `fsdp` on the largest axis left."""
     axes: list[str | None] = [None] * len(shape)
     for pattern, axis in TENSOR_RULES:
         if pattern.search(path) and len(shape) >= 2 and shape[axis] % mesh.shape["tensor"] == 0:

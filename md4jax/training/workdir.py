@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 
+from md4jax import hosts
 from md4jax.config import differences
 from md4jax.options import UserError
 
@@ -87,7 +88,7 @@ def prepare(workdir: pathlib.Path, model: Model) -> None:
       UserError: the folder cannot be written, or holds a run with another config.
     """
     check_config(workdir, model)
-    if jax.process_index():
+    if not hosts.is_first():
         return
     content = {
         "config": model.config,
