@@ -6,18 +6,20 @@ python main.py --config=configs/digits/masked.py --workdir=/tmp/digits --mode=sa
 python main.py --describe=network
 """
 
-import jax
 from absl import flags
 from ml_collections import config_flags
 
 import md4jax
-from md4jax import cli
+from md4jax import cli, hosts
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "A file in configs/.", lock_config=True)
 WORKDIR = flags.DEFINE_string("workdir", None, "The folder of the run; made if it is not there.")
 MODE = flags.DEFINE_enum("mode", "train", ["train", "evaluate", "sample"], "What to do.")
 DISTRIBUTED = flags.DEFINE_bool(
-    "distributed", False, "One of several hosts (TPU pod, Slurm, or JAX_COORDINATOR_ADDRESS etc.)."
+    "distributed",
+    False,
+    "One of several hosts: a TPU pod, Slurm, or as JAX_COORDINATOR_ADDRESS, "
+    "JAX_NUM_PROCESSES and JAX_PROCESS_ID say.",
 )
 DESCRIBE = flags.DEFINE_string(
     "describe", None, "Prints config keys and ends: all, a section, or a component (network.unet)."
@@ -31,7 +33,7 @@ def main(argv: list[str]) -> None:
     config, workdir = cli.require(CONFIG), cli.require(WORKDIR)
     cli.keep_compilations()
     if DISTRIBUTED.value:
-        jax.distributed.initialize()
+        hosts.join()
     mode = {"train": md4jax.train, "evaluate": md4jax.evaluate, "sample": md4jax.sample}
     mode[MODE.value](config, workdir)
 

@@ -2,13 +2,40 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import TypeVar
 
 import jax
 import numpy as np
 
+from md4jax.options import UserError
+
 T = TypeVar("T")
+
+
+def join() -> None:
+    """Makes this process one of several, before anything else is done with jax.
+
+    On TPU pods, Slurm and Open MPI jax finds out by itself; elsewhere the environment tells:
+    JAX_COORDINATOR_ADDRESS (host:port of the first), JAX_NUM_PROCESSES, JAX_PROCESS_ID.
+
+    Raises:
+      UserError: jax cannot tell which hosts there are, or does not reach them.
+    """
+    numbers = {}
+    for name, variable in (
+        ("num_processes", "JAX_NUM_PROCESSES"),
+        ("process_id", "JAX_PROCESS_ID"),
+    ):
+        value = os.environ.get(variable)
+        if value is not None and not value.isdecimal():
+            raise UserError(f"{variable} = {value!r} should be a number")
+        numbers[name] = None if value is None else int(value)
+    try:
+        jax.distributed.initialize(**numbers)
+    except (ValueError, RuntimeError) as error:
+        raise UserError(f"--distributed: {one_line(error)}") from error
 
 
 def is_first() -> bool:

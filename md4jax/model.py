@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -62,25 +63,34 @@ class Model:
             batch["label"] = jax.ShapeDtypeStruct((size,), "int32", sharding=sharding)
         return batch
 
-    def _init(self) -> state.TrainState:
-        params = jax.eval_shape(
-            lambda: state.init_params(
-                self.process, self.network, self.spec, self.experiment.train.seed
-            )
-        )
-        step = jax.ShapeDtypeStruct((), "int32")
-        _, metrics = jax.eval_shape(self.gradient(), params, self.abstract_batch(), step)
-        names = [*metrics, "grad_norm", "param_norm", "update_norm"]
-        return state.init_state(self.experiment, self.process, self.network, self.spec, names)
+    @functools.cached_property
+    def _metric_names(self) -> list[str]:
+        loss = state.make_loss(self.experiment, self.process, self.network)
+        params = jax.eval_shape(self._init_params)
+        batch, number = self.abstract_batch(), jax.ShapeDtypeStruct((), "int32")
+        index = jax.ShapeDtypeStruct((self.experiment.train.batch_size,), "int32")
+        _, metrics = jax.eval_shape(loss, params, batch, index, number, number)
+        return [*metrics, *state.NORMS]
 
-    def abstract_state(self) -> PyTree:
-        """Shapes and shardings of the train state, without making it."""
+    def _init_params(self) -> PyTree:
+        seed = self.experiment.train.seed
+        return state.init_params(self.process, self.network, self.spec, seed)
+
+    def _init(self) -> state.TrainState:
+        return state.init_state(self.experiment, self._init_params(), self._metric_names)
+
+    @functools.cached_property
+    def _abstract_state(self) -> PyTree:
         shapes = jax.eval_shape(self._init)
         return jax.tree.map(
             lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
             shapes,
             partitioning.state_shardings(shapes, self.mesh),
         )
+
+    def abstract_state(self) -> PyTree:
+        """Shapes and shardings of the train state, without making it."""
+        return self._abstract_state
 
     def init_state(self) -> state.TrainState:
         """The state before the first step, made where its arrays are to live."""

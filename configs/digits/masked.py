@@ -11,7 +11,15 @@ from md4jax.config import make_config
 def get_config() -> ml_collections.ConfigDict:
     return make_config(
         process=dict(name="masked", schedule="linear"),
-        network=dict(name="unet", feature_dim=32),
+        network=dict(
+            name="uvit",
+            feature_dim=64,
+            num_layers=1,
+            dit_layers=5,
+            dit_heads=4,
+            dit_hidden=128,
+            dropout_rate=0.1,
+        ),
         data=dict(name="digits"),
         sampler=dict(name="ancestral", num_steps=64, grid="cosine", num_samples=64),
         optimizer=dict(name="adamw", learning_rate=1e-3, warmup_steps=100),

@@ -6,8 +6,7 @@ STEPS = Table(
     "sampler",
     {
         "ancestral": "md4jax.samplers.base:Ancestral",
-        # MD4's name for drawing the token and the unmasking apart, as `ancestral` does here.
-        "mean": "md4jax.samplers.base:Ancestral",
+        "mean": "md4jax.samplers.masked:Mean",
         # MD4's `ancestral`, with the float32 truncation of its published samples.
         "joint": "md4jax.samplers.masked:Joint",
     },

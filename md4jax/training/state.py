@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from md4jax.config import Experiment, Train
 
 
+NORMS = ("grad_norm", "param_norm", "update_norm")
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
@@ -147,11 +150,8 @@ def _ema(decay: float, warmup: bool, old: PyTree, new: PyTree, step: Array) -> P
     return jax.tree.map(lambda e, p: e + (1 - decay) * (p.astype(e.dtype) - e), old, new)
 
 
-def init_state(
-    experiment: Experiment, process: Process, network: Any, data: DataSpec, metric_names: list[str]
-) -> TrainState:
-    """A state before the first step; jit-able."""
-    params = init_params(process, network, data, experiment.train.seed)
+def init_state(experiment: Experiment, params: PyTree, metric_names: list[str]) -> TrainState:
+    """A state before the first step, around fresh parameters."""
     ema = None
     if experiment.train.ema_decay:
         ema = jax.tree.map(lambda p: p.astype(jnp.float32), params)
@@ -175,11 +175,7 @@ def make_train_step(
         grads, metrics = gradient(state.params, batch, state.step)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        metrics |= {
-            "grad_norm": optax.tree.norm(grads),
-            "param_norm": optax.tree.norm(params),
-            "update_norm": optax.tree.norm(updates),
-        }
+        metrics |= dict(zip(NORMS, map(optax.tree.norm, (grads, params, updates))))
         ema = state.ema_params
         if ema is not None:
             ema = _ema(train.ema_decay, train.ema_warmup, ema, params, state.step)

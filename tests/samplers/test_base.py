@@ -122,6 +122,18 @@ def test_labels_go_through_the_classes_in_turn():
             sample_labels(Ancestral(label=4), index, classes)
 
 
+def test_temperature_sharpens_each_draw():
+    """One position, so that the law at temperature T is p^(1/T) normalised; n = 20,000."""
+    p = jnp.array([0.6, 0.3, 0.1])
+    denoise = lambda z, t: jnp.broadcast_to(jnp.log(p), (*z.shape, 3))
+    keys = rng.example_keys(rng.stream(0, "sample"), jnp.arange(20_000))
+    step = STEPS["mean"](num_steps=1, temperature=0.5)
+    counts = np.bincount(np.asarray(sample(PROCESS, denoise, step, keys, (1,)))[:, 0], minlength=3)
+    expected = 20_000 * np.asarray(p**2 / (p**2).sum(), np.float64)
+    # eps of the positions are decoded to the mode: 2 of 20,000, well below the statistic's reach.
+    assert chi2.sf(((counts - expected) ** 2 / expected).sum(), 2) > 1e-4
+
+
 def test_the_joint_step_is_for_masked_processes():
     with pytest.raises(UserError, match="masked"):
         STEPS["joint"]().check(object())
