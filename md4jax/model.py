@@ -12,6 +12,7 @@ import jax
 from md4jax import config as config_lib
 from md4jax.options import UserError
 from md4jax.processes.base import DataSpec, Process
+from md4jax.samplers.base import check_label
 from md4jax.training import partitioning, state
 from md4jax.typing import PyTree
 
@@ -111,6 +112,7 @@ def assemble(config: Mapping[str, Any]) -> Model:
     partitioning.check_batch(mesh, evaluation.batch_size, 1, "config.eval.batch_size")
     partitioning.check_batch(mesh, sampler.batch_size, 1, "config.sampler.batch_size")
     dataset = experiment.data.load()
+    check_label(sampler, dataset.spec.num_classes)
     process = experiment.process.bind(dataset.spec)
     network = experiment.network_class(
         spec=process.network_spec(dataset.spec), **experiment.network_options

@@ -103,7 +103,7 @@ def sample(config: Mapping[str, Any], workdir: str | pathlib.Path) -> pathlib.Pa
     Returns the path of the `.npz`, or None if the run was stopped.
 
     Raises:
-      UserError: see `restore`; or a class that does not exist.
+      UserError: see `restore`.
     """
     from md4jax.samplers.generate import Generator, draw_samples, save_drawing
 

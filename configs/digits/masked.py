@@ -1,6 +1,10 @@
 """MD4 on the 8 x 8 digits of scikit-learn: the quickstart.
 
-Command:   python main.py --config=configs/digits/masked.py --workdir=/tmp/digits
+Command:   python main.py --config=configs/digits/masked.py --workdir=/tmp/md4jax/digits
+Hardware:  2 CPU cores, 5 minutes
+Batch:     64
+Network:   1,776,913 parameters
+Expected:  README.md, "Results measured here"
 """
 
 import ml_collections
@@ -14,14 +18,25 @@ def get_config() -> ml_collections.ConfigDict:
         network=dict(
             name="uvit",
             feature_dim=64,
-            num_layers=1,
-            dit_layers=5,
+            num_layers=2,
+            dit_layers=4,
             dit_heads=4,
             dit_hidden=128,
             dropout_rate=0.1,
         ),
         data=dict(name="digits"),
-        sampler=dict(name="ancestral", num_steps=64, grid="cosine", num_samples=64),
-        optimizer=dict(name="adamw", learning_rate=1e-3, warmup_steps=100),
-        train=dict(num_steps=1000, batch_size=64),
+        # A temperature below 1 trades variety for cleanness; 1 draws the model's law.
+        sampler=dict(name="mean", temperature=0.75, num_steps=256, grid="cosine", num_samples=64),
+        optimizer=dict(
+            name="adamw", learning_rate=2e-3, warmup_steps=100, b2=0.99, weight_decay=0.01
+        ),
+        train=dict(
+            num_steps=1250,
+            batch_size=64,
+            ema_decay=0.998,
+            ema_warmup=True,
+            log_every=50,
+            checkpoint_every=250,
+        ),
+        eval=dict(batch_size=160, time_points=32),
     )

@@ -108,19 +108,19 @@ def sample(
     return process.decode(denoise, z)
 
 
-def sample_labels(
-    step: Ancestral, index: Int[np.ndarray, "b"], num_classes: int | None
-) -> np.ndarray | None:
-    """The class of each sample: `step.label`, or all classes in turn; None without classes.
-
-    Raises:
-      UserError: the label asked for does not exist.
-    """
+def check_label(step: Ancestral, num_classes: int | None) -> None:
+    """Raises UserError if the class asked for does not exist."""
     if step.label is not None and step.label >= (num_classes or 0):
         raise UserError(
             f"config.sampler.label = {step.label}: the model has "
             + (f"classes 0 to {num_classes - 1}" if num_classes else "no classes")
         )
+
+
+def sample_labels(
+    step: Ancestral, index: Int[np.ndarray, "b"], num_classes: int | None
+) -> np.ndarray | None:
+    """The class of each sample: `step.label`, or all classes in turn; None without classes."""
     if num_classes is None:
         return None
     if step.label is not None:

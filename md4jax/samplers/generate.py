@@ -59,12 +59,10 @@ class Generator:
 
         Raises:
           Interrupted: `should_stop()` became true.
-          UserError: the class asked for does not exist.
         """
         step, size = self.step, self.step.batch_size
         num_batches = -(-step.num_samples // size)
         progress = Progress("sampling", num_batches * step.num_steps)
-        base.sample_labels(step, np.arange(1), self.model.spec.num_classes)  # Checks the label.
         samples, labels = [], []
         for batch in range(num_batches):
             index = np.arange(batch * size, (batch + 1) * size, dtype=np.int32)

@@ -37,11 +37,11 @@ def train(config: Mapping[str, Any], workdir: str | pathlib.Path) -> dict[str, f
       UserError: the config, the data or the folder are not right, or the loss is not finite.
     """
     started = time.monotonic()
-    model = assemble(config)
-    path = pathlib.Path(workdir).absolute()
-    workdir_lib.prepare(path, model)
-    run = Run(model, path, started)
     with StopSignal() as stop:
+        model = assemble(config)
+        path = pathlib.Path(workdir).absolute()
+        workdir_lib.prepare(path, model)
+        run = Run(model, path, started)
         try:
             return run.to_the_end(stop)
         finally:

@@ -37,7 +37,8 @@ class TrainState:
       ema_params: averaged parameters, float32; None if `ema_decay` is 0.
       metric_sums: sums over the steps since the last logged one, so that a resumed run logs the
         same means.
-      first_bad_step: the first step whose loss or gradient was not finite; -1 if none was.
+      first_bad_step: the first step whose loss, gradient or new parameters were not finite; -1 if
+        none was.
     """
 
     step: Int[Array, ""]
@@ -179,7 +180,9 @@ def make_train_step(
         ema = state.ema_params
         if ema is not None:
             ema = _ema(train.ema_decay, train.ema_warmup, ema, params, state.step)
-        finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
+        # The parameters too: a gradient may be finite and what a step makes of it not.
+        finite = [jnp.isfinite(metrics[name]) for name in ("loss", "grad_norm", "param_norm")]
+        finite = jnp.all(jnp.stack(finite))
         bad = jnp.where((state.first_bad_step < 0) & ~finite, state.step, state.first_bad_step)
         since = state.step % train.log_every  # Steps in the sums already.
         sums = {k: jnp.where(since == 0, 0.0, state.metric_sums[k]) + v for k, v in metrics.items()}

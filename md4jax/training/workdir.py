@@ -57,7 +57,7 @@ def read_config(workdir: pathlib.Path) -> dict[str, Any] | None:
     path = workdir / "config.json"
     try:
         return json.loads(path.read_text())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({error}); move it away to go on") from error

@@ -13,7 +13,16 @@ from md4jax import rng
 from md4jax.options import UserError
 from md4jax.processes.masked import Masked
 from md4jax.samplers import STEPS
-from md4jax.samplers.base import GRIDS, Ancestral, advance, sample, sample_labels, start, time_grid
+from md4jax.samplers.base import (
+    GRIDS,
+    Ancestral,
+    advance,
+    check_label,
+    sample,
+    sample_labels,
+    start,
+    time_grid,
+)
 
 GOLDEN = np.load(pathlib.Path(__file__).parents[1] / "golden" / "md4_process.npz")
 VOCAB, LENGTH = 3, 3
@@ -119,7 +128,7 @@ def test_labels_go_through_the_classes_in_turn():
     assert sample_labels(Ancestral(), index, None) is None
     for classes in (None, 4):
         with pytest.raises(UserError, match="config.sampler.label"):
-            sample_labels(Ancestral(label=4), index, classes)
+            check_label(Ancestral(label=4), classes)
 
 
 def test_temperature_sharpens_each_draw():

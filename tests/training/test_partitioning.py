@@ -19,7 +19,7 @@ MESH = types.SimpleNamespace(shape={"data": 2, "fsdp": 2, "tensor": 2})
         ("params/network/block_0/attention/query/kernel", (256, 128), P("fsdp", "tensor")),
         ("params/network/block_0/attention/out/kernel", (128, 256), P("tensor", "fsdp")),
         # Stacked by a scan over layers: the rules count from the end.
-        ("opt_state/1/0/mu/network/blocks/feed_forward/down/kernel", (12, 128, 512), P(None, "tensor", "fsdp")),
+        ("opt_state/1/0/mu/network/blocks/down/kernel", (12, 128, 512), P(None, "tensor", "fsdp")),
         ("params/network/embedding/embedding", (27, 64), P(None, None)),
         ("params/network/conv/kernel", (3, 3, 64, 64), P(None, None, "fsdp", None)),
         ("params/network/norm/scale", (64,), P(None)),

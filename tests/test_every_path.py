@@ -1,0 +1,296 @@
+"""Each shipped config, shrunk, through all that is done with one; and the choices no config makes.
+
+Two steps, a stop, evaluation, samples, then on to four steps, by what people call.
+"""
+
+import json
+import math
+import signal
+
+import jax
+import numpy as np
+import pytest
+import tiny
+
+import md4jax
+from md4jax.config import build, load_config, make_config, to_dict
+from md4jax.options import options_of
+from md4jax.processes.base import DataSpec
+from md4jax.samplers import STEPS
+from md4jax.samplers.base import GRIDS
+from md4jax.training.checkpoints import Checkpoints
+from md4jax.training.state import init_params
+
+# The data that the counts in the docstrings are for.
+SPECS = {
+    "configs/digits/masked.py": DataSpec((8, 8, 1), 17),
+    "configs/md4/cifar10.py": DataSpec((32, 32, 3), 256),
+    "configs/md4/imagenet64.py": DataSpec((64, 64, 3), 256),
+    "configs/md4/openwebtext.py": DataSpec((1024,), 50257),
+    "configs/md4/text8.py": DataSpec((256,), 27),
+    "configs/python_docs/masked.py": DataSpec((128,), 96),
+    "configs/text8/small.py": DataSpec((128,), 27),
+}
+# Variants that docstrings count as well.
+VARIANTS = [
+    ("configs/md4/text8.py", {"process__time_features": "none"}, None),
+    ("configs/md4/openwebtext.py", {"process__time_features": "none"}, None),
+    ("configs/md4/openwebtext.py", {"network__num_layers": 24, "network__num_heads": 16}, None),
+    ("configs/md4/imagenet64.py", {"network__num_layers": 24, "network__dit_layers": 12}, None),
+    ("configs/md4/imagenet64.py", {}, DataSpec((64, 64, 3), 256, num_classes=1000)),
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_compilations():
+    """Compiles quickly rather than well, and each program once for all tests here."""
+    from jax.experimental.compilation_cache import compilation_cache
+
+    folder = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", folder or tiny.compilations())
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    jax.config.update("jax_disable_most_optimizations", True)
+    compilation_cache.reset_cache()
+    yield
+    jax.config.update("jax_compilation_cache_dir", folder)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
+    jax.config.update("jax_disable_most_optimizations", False)
+    compilation_cache.reset_cache()
+
+
+def count_parameters(config, data: DataSpec) -> int:
+    """Of the network that a config makes for this data, without making it."""
+    experiment = build(config)
+    process = experiment.process.bind(data)
+    spec = process.network_spec(data)
+    network = experiment.network_class(spec=spec, **experiment.network_options)
+    network.check()
+    params = jax.eval_shape(lambda: init_params(process, network, data, seed=0))
+    return sum(math.prod(x.shape) for x in jax.tree.leaves(params))
+
+
+def docstring(path: str) -> str:
+    return (tiny.ROOT / path).read_text().split('"""')[1]
+
+
+@pytest.mark.parametrize("path", tiny.CONFIGS)
+def test_a_config_says_what_it_is(path):
+    """Its command, its expected number, and a count of parameters that is right."""
+    words = docstring(path)
+    assert f"python main.py --config={path} " in words
+    assert "Expected:" in words
+    assert f"{count_parameters(load_config(tiny.ROOT / path), SPECS[path]):,} parameters" in words
+
+
+@pytest.mark.parametrize(("path", "values", "data"), VARIANTS)
+def test_variants_are_counted_rightly(path, values, data):
+    config = tiny.override(load_config(tiny.ROOT / path), **values)
+    assert f"{count_parameters(config, data or SPECS[path]):,}" in docstring(path)
+
+
+def read_lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def assert_finite(lines):
+    for line in lines:
+        numbers = [v for v in line.values() if isinstance(v, (int, float))]
+        assert np.isfinite(numbers).all(), line
+
+
+def check_samples(file, config):
+    """Whole samples: ids of the vocabulary alone, so no MASK, and a drawing beside them."""
+    dataset = build(config).data.load()
+    with np.load(file) as arrays:
+        samples = arrays["samples"]
+        labels = arrays.get("labels")
+    assert samples.shape == (config.sampler.num_samples, *dataset.spec.shape)
+    assert np.issubdtype(samples.dtype, np.integer)
+    assert samples.min() >= 0 and samples.max() < dataset.spec.vocab_size
+    assert (labels is None) == (dataset.spec.num_classes is None)
+    if labels is not None:
+        assert labels.tolist() == [i % dataset.spec.num_classes for i in range(len(samples))]
+    return "png" if dataset.levels else "txt"
+
+
+def train_until_saved(config, workdir):
+    """Trains up to the first checkpoint, where a SIGTERM stops it."""
+
+    def save_and_stop(checkpoints, *args):
+        save(checkpoints, *args)
+        signal.raise_signal(signal.SIGTERM)
+
+    save = Checkpoints.save
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Checkpoints, "save", save_and_stop)
+        assert md4jax.train(config, workdir) == {}
+
+
+def walk(config, workdir):
+    """Train, stop, evaluate, sample, resume; looks at all that is left behind."""
+    splits = list(config.eval.splits)
+    train_until_saved(config, workdir)
+    evaluated = md4jax.evaluate(config, workdir)
+    file = md4jax.sample(config, workdir)
+    result = md4jax.train(config, workdir)
+
+    saved = json.loads((workdir / "config.json").read_text())["config"]
+    assert saved == to_dict(config)
+    assert {p.name for p in (workdir / "checkpoints").iterdir()} == {"2", "4"}
+    train = read_lines(workdir / "metrics" / "train.jsonl")
+    assert [line["step"] for line in train] == [1, 2, 3, 4]
+    assert_finite(train)
+    evals = read_lines(workdir / "metrics" / "eval.jsonl")
+    expected = [(2, s, "train") for s in splits] + [(2, s, "evaluate") for s in splits]
+    expected += [(4, s, "train") for s in splits]
+    assert [(e["step"], e["split"], e["source"]) for e in evals] == expected
+    assert_finite(evals)
+    for line in (*evals, *evaluated, result):
+        # Means of float64 numbers: rounding is of 1e-16.
+        parts = [v for k, v in line.items() if k.endswith("_bits_per_dim")]
+        assert sum(parts) == pytest.approx(line["bits_per_dim"], rel=1e-12)
+    # The same program with the same weights, times and noise.
+    assert [e["bits_per_dim"] for e in evaluated] == [
+        e["bits_per_dim"] for e in evals[: len(splits)]
+    ]
+    kind = check_samples(file, config)
+    for drawing in (file.with_suffix(f".{kind}"), workdir / "samples" / f"step_00000004.{kind}"):
+        assert drawing.stat().st_size > 0
+
+
+@pytest.mark.parametrize("path", tiny.CONFIGS)
+def test_config(path, tmp_path):
+    config = tiny.with_data(tiny.tiny(load_config(tiny.ROOT / path)), tmp_path)
+    walk(config, tmp_path / "run")
+
+
+def tiny_of(path, **values):
+    return tiny.override(tiny.tiny(load_config(tiny.ROOT / path)), **values)
+
+
+# What no shipped config chooses. Choices are tried together, not in a product: each is in one.
+CHOICES = {
+    "classes, cosine schedule, uniform grid, levels of the U-ViT": (
+        "configs/digits/masked.py",
+        dict(
+            data__labels=True,
+            process__schedule="cosine",
+            sampler__grid="uniform",
+            network__ch_mult=(1, 2),
+        ),
+    ),
+    "a network without time, microbatches, uniform times, no averaging": (
+        "configs/text8/small.py",
+        dict(
+            process__time_features="none",
+            train__microbatches=2,
+            train__time_sampling="uniform",
+            train__ema_decay=0.0,
+        ),
+    ),
+    "bfloat16, remat, stacked layers, classes of images, clipping, decay of kernels": (
+        "configs/md4/cifar10.py",
+        dict(
+            network__dtype="bfloat16",
+            network__remat=True,
+            network__scan_layers=True,
+            data__labels=True,
+            optimizer__clip_norm=1.0,
+            optimizer__decay_mask="kernels",
+            optimizer__schedule="constant",
+            train__ema_warmup=True,
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_choice(choice, tmp_path):
+    path, values = CHOICES[choice]
+    walk(tiny.with_data(tiny_of(path, **values), tmp_path), tmp_path / "run")
+
+
+def test_text_of_your_own(tmp_path):
+    """A data set, a bound of T steps, network options and components no shipped config has."""
+    config = make_config(
+        process=dict(name="masked", schedule="polynomial", power=2.0, num_timesteps=4),
+        network=dict(name="transformer", feed_forward="swiglu", conditioning="adaln",
+                     depth_scaled_init=False, scan_layers=True),
+        data=dict(name="text_file", tokens="bytes"),
+        sampler=dict(name="joint", gumbel="high", num_steps=4),
+        optimizer=dict(name="sgd"),
+        train=dict(num_steps=4, batch_size=4),
+    )  # fmt: skip
+    walk(tiny.with_data(tiny.tiny(config), tmp_path), tmp_path / "run")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A config with classes, and a folder trained for a step."""
+    config = tiny_of("configs/digits/masked.py", train__num_steps=1, data__labels=True)
+    workdir = tmp_path_factory.mktemp("trained")
+    md4jax.train(config, workdir)
+    return config, workdir
+
+
+def draw(config, workdir):
+    with np.load(md4jax.sample(config, workdir)) as arrays:
+        return arrays["samples"], arrays["labels"]
+
+
+def test_every_sampler_and_grid(trained):
+    """All step functions on both grids draw from one trained folder; none overwrites another."""
+    config, workdir = trained
+    files = set()
+    for name in STEPS:
+        for grid in GRIDS:
+            kept = {k: v for k, v in config.sampler.items() if k in options_of(STEPS[name])}
+            sampler = kept | {"name": name, "grid": grid}
+            chosen = make_config(**config.to_dict() | {"sampler": sampler})
+            file = md4jax.sample(chosen, workdir)
+            check_samples(file, chosen)
+            files.add(file)
+    assert len(files) == len(STEPS) * len(GRIDS)
+
+
+def test_samples_are_a_function_of_seed_and_index(trained):
+    """They do not depend on the batch size; another seed or class draws others."""
+    config, workdir = trained
+    four, _ = draw(config, workdir)
+    three, _ = draw(tiny.override(config, sampler__batch_size=2, sampler__num_samples=3), workdir)
+    assert (three == four[:3]).all()
+    other, labels = draw(tiny.override(config, sampler__seed=1, sampler__label=7), workdir)
+    assert (other != four).any()
+    assert labels.tolist() == [7] * config.sampler.num_samples
+
+
+def test_the_commands(tmp_path):
+    """main.py in each of its modes, as a person starts it."""
+    path = "configs/python_docs/masked.py"
+    overrides = tiny.flags(tiny_of(path), load_config(tiny.ROOT / path))
+
+    def run(*more):
+        done = tiny.run_main(f"--config={path}", f"--workdir={tmp_path}", *overrides, *more)
+        assert done.returncode == 0, done.stderr
+        assert "Traceback" not in done.stderr
+        return done.stdout
+
+    trained = run()
+    assert "done: 4 steps" in trained and f"results: {tmp_path}" in trained
+    assert "parameters on 1 data x 1 fsdp x 1 tensor" in trained
+    evaluated = run("--mode=evaluate", "--config.eval.time_points=4")
+    assert "checkpoint of step 4" in evaluated and "bits/char" in evaluated
+    assert "results: 4 samples in" in run("--mode=sample", "--config.sampler.num_steps=2")
+
+
+def test_help_descriptions_and_data():
+    """The commands that train nothing."""
+    described = tiny.run_main("--describe=all").stdout
+    for words in ("config.network  name = 'unet'", "config.train", "num_steps: int, required"):
+        assert words in described
+    helped = tiny.run_main("--help").stdout
+    for flag in ("--config", "--workdir", "--mode", "--describe"):
+        assert flag in helped
+    page = tiny.run_main("--config=configs/python_docs/masked.py", script="prepare_data.py")
+    assert page.returncode == 0, page.stderr
+    assert "fingerprint" in page.stdout

@@ -1,0 +1,164 @@
+"""Small versions of the shipped configs, small data for them, and commands to run on them."""
+
+import atexit
+import dataclasses
+import functools
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+import zlib
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+
+from md4jax.data.pipeline import TrainBatches
+from md4jax.training import partitioning
+from md4jax.training.state import make_train_step
+
+ROOT = pathlib.Path(__file__).parents[1]
+CONFIGS = sorted(str(p.relative_to(ROOT)) for p in (ROOT / "configs").rglob("*.py"))
+
+# Sizes only: which components there are, and of what kind, stays as it is.
+SMALL = {
+    "process": {"num_timesteps": 4},
+    "network": {
+        "feature_dim": 8, "num_layers": 1, "num_heads": 2, "norm_groups": 4,
+        "dit_layers": 1, "dit_heads": 2, "dit_hidden": 8,
+    },
+    "data": {
+        "length": 12, "vocab_size": 40, "levels": 9,
+        "train_chars": 300, "valid_chars": 50, "test_chars": 50,
+    },
+    "sampler": {"num_steps": 3, "num_samples": 4, "batch_size": 4},
+    "optimizer": {"warmup_steps": 1},
+    "train": {
+        "num_steps": 4, "batch_size": 4, "log_every": 1, "eval_every": 2, "sample_every": 2,
+        "checkpoint_every": 2,
+    },
+    "eval": {"batch_size": 4, "time_points": 2},
+}  # fmt: skip
+
+
+def tiny(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """The same experiment, a few numbers wide and a few steps long."""
+    config = config.copy_and_resolve_references()
+    for section, sizes in SMALL.items():
+        for key, value in sizes.items():
+            if config[section].get(key) is not None:
+                config[section][key] = value
+    config.eval.num_examples = 6
+    return config
+
+
+def with_data(config: ml_collections.ConfigDict, folder: pathlib.Path) -> ml_collections.ConfigDict:
+    """Writes the files that a tiny config's data set reads, and points it to them."""
+    data, rng = config.data, np.random.default_rng(0)
+    if data.name in ("text8", "text_file"):
+        data.path = str(folder / "text")
+        characters = np.frombuffer(b"abcdefghijklmnopqrstuvwxyz ", np.uint8)
+        size = sum(data.get(f"{split}_chars", 100) for split in ("train", "valid", "test"))
+        pathlib.Path(data.path).write_bytes(rng.choice(characters, size).tobytes())
+    elif data.name == "token_file":
+        for split in ("train", "test"):
+            data[f"{split}_path"] = str(folder / f"{split}.npy")
+            np.save(data[f"{split}_path"], rng.integers(data.vocab_size, size=240, dtype=np.uint16))
+    elif data.name == "image_npz":
+        data.path = str(folder / "images.npz")
+        images = rng.integers(data.levels, size=(20, 4, 4, 3), dtype=np.uint8)
+        labels = np.arange(20) % 3
+        np.savez(data.path, train=images[:12], test=images[12:], train_labels=labels[:12],
+                 test_labels=labels[12:])  # fmt: skip
+    return config
+
+
+def override(config: ml_collections.ConfigDict, **values: object) -> ml_collections.ConfigDict:
+    """Sets `section__key=value`, as `--config.section.key=value` would."""
+    config = config.copy_and_resolve_references()
+    for name, value in values.items():
+        section, key = name.split("__")
+        config[section][key] = value
+    return config
+
+
+def shaken(state: Any) -> Any:
+    """A fresh state with noise on its parameters: else the zeros in it hide most gradients."""
+
+    def shake(path, x):
+        key = jax.random.fold_in(jax.random.key(0), zlib.crc32(jax.tree_util.keystr(path).encode()))
+        return jax.device_put(x + 0.1 * jax.random.normal(key, x.shape), x.sharding)
+
+    return dataclasses.replace(state, params=jax.tree_util.tree_map_with_path(shake, state.params))
+
+
+def take_steps(model: Any, steps: int, state: Any = None) -> tuple[Any, dict[str, float]]:
+    """Trains from the state given or a shaken one; the state and the metrics after the steps."""
+    train, sharding = model.experiment.train, partitioning.batch_sharding(model.mesh)
+    optimizer = model.experiment.optimizer.build(train.num_steps)
+    shardings = jax.tree.map(lambda x: x.sharding, model.abstract_state())
+    step = jax.jit(
+        make_train_step(train, model.gradient(), optimizer), out_shardings=(shardings, None)
+    )
+    state = shaken(model.init_state()) if state is None else state
+    with TrainBatches(
+        model.split("train"), seed=train.seed, batch_size=train.batch_size, sharding=sharding
+    ) as batches:
+        for _ in range(steps):
+            state, metrics = step(state, next(batches))
+    return state, jax.device_get(metrics)
+
+
+def flags(config: ml_collections.ConfigDict, of: ml_collections.ConfigDict) -> list[str]:
+    """The command line's overrides that make the config `config` of the config `of`."""
+    return [
+        f"--config.{section}.{key}={value}"
+        for section, values in config.items()
+        for key, value in values.items()
+        if value != of[section][key]
+    ]
+
+
+@functools.cache
+def compilations() -> str:
+    """A folder for compiled programs that all tests of this session share."""
+    folder = os.environ.get("JAX_COMPILATION_CACHE_DIR")
+    if folder is None:
+        folder = tempfile.mkdtemp(prefix="md4jax_test_")
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+def environment(devices: int = 1) -> dict[str, str]:
+    """Of a process of its own, which compiles quickly rather than well."""
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
+    return os.environ | {
+        "PYTHONPATH": path,
+        "JAX_PLATFORMS": "cpu",
+        "NPROC": "32",  # Else fake devices may wait for each other for ever.
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "JAX_COMPILATION_CACHE_DIR": compilations(),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+    }
+
+
+def start_main(*arguments: str, script: str = "main.py", devices: int = 1) -> subprocess.Popen:
+    """Starts `python main.py <arguments>` at the repository's root."""
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / script), *arguments],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
+        env=environment(devices),
+    )  # fmt: skip
+
+
+def run_main(
+    *arguments: str, script: str = "main.py", devices: int = 1
+) -> subprocess.CompletedProcess:
+    """`python main.py <arguments>` to its end."""
+    process = start_main(*arguments, script=script, devices=devices)
+    out, err = process.communicate(timeout=300)
+    return subprocess.CompletedProcess(arguments, process.returncode, out, err)
