@@ -68,7 +68,7 @@ class StopSignal:
         if self.requested and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.requested = True
-        say(f"{signal.Signals(number).name}: saving, then ending")
+        say(f"{signal.Signals(number).name}: stopping")
 
 
 class Interrupted(Exception):

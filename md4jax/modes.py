@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -51,15 +52,15 @@ def evaluate(config: Mapping[str, Any], workdir: str | pathlib.Path) -> list[dic
     evaluator = Evaluator(model)
     writer = MetricWriter(pathlib.Path(workdir).absolute())
     results = []
-    with StopSignal() as stop:
+    with StopSignal() as stop, contextlib.closing(writer):
         for split in model.experiment.eval.splits:
             try:
                 result = evaluator(params, split, lambda: stop.requested)
             except Interrupted:
-                break
+                say(f"stopped before {split} was evaluated")
+                return results
             results.append({"source": "evaluate", **result})
             writer.evaluation(step, results[-1])
-    writer.close()
     say(_table(model, step, results))
     say(_baselines(model))
     say(f"results: {pathlib.Path(workdir).absolute()}/metrics/eval.jsonl")

@@ -93,6 +93,8 @@ def draw_samples(model: Model, samples: Int[np.ndarray, "n *s"]) -> np.ndarray |
     """Samples as a person looks at them: a uint8 picture `[H, W, 3]`, or texts."""
     if model.dataset.to_text is not None:
         return [model.dataset.to_text(x) for x in samples]
+    if model.dataset.levels is None:  # Tokens nobody knows the words of.
+        return [" ".join(map(str, x)) for x in samples]
     from md4jax.visualize import image_grid
 
     return image_grid(samples, model.spec.vocab_size)

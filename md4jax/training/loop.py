@@ -25,7 +25,7 @@ from md4jax.training.writers import MetricWriter
 
 
 class NotFinite(UserError):
-    """The loss or a gradient became infinite or NaN."""
+    """The loss, a gradient or a parameter became infinite or NaN."""
 
 
 def train(config: Mapping[str, Any], workdir: str | pathlib.Path) -> dict[str, float]:
@@ -168,31 +168,32 @@ class Run:
         self.pending = None
         metrics = {k: v.item() for k, v in jax.device_get(metrics).items()}
         self.check_finite(metrics.pop("first_bad_step"))
-        then, now = self.last_log, time.monotonic()
-        self.last_log = (step, now)
-        seconds = now - then[1]
-        self.seconds += seconds
-        rate = (step - then[0]) / max(seconds, 1e-9)
         schedule = self.optimizer.learning_rate_schedule(self.options.num_steps)
         metrics["learning_rate"] = float(schedule(step - 1))
-        metrics["examples_per_second"] = rate * self.options.batch_size
+        line = f"step {step}/{self.options.num_steps}  loss {metrics['loss']:.4f} bits/"
+        line += self.model.spec.unit
+        (then, began), now = self.last_log, time.monotonic()
+        self.last_log = (step, now)
+        self.seconds += now - began
+        if step > then:  # The first step, which compiles, is not timed.
+            rate = (step - then) / max(now - began, 1e-9)
+            metrics["examples_per_second"] = rate * self.options.batch_size
+            left = duration((self.options.num_steps - step) / rate)
+            line += f"  {metrics['examples_per_second']:,.0f} examples/s  {left} left"
         self.writer.scalars(step, metrics)
-        left = duration((self.options.num_steps - step) / max(rate, 1e-9))
-        say(
-            f"step {step}/{self.options.num_steps}  loss {metrics['loss']:.4f} bits/"
-            f"{self.model.spec.unit}  {metrics['examples_per_second']:,.0f} examples/s  {left} left"
-        )
+        say(line)
 
     def check_finite(self, first_bad_step: int) -> None:
-        """Raises NotFinite if some step had no finite loss or gradient."""
+        """Raises NotFinite if some step had no finite loss, gradient or parameters."""
         if first_bad_step < 0:
             return
         good = self.checkpoints.latest_step()
         where = f"{self.path}/checkpoints/{good}" if good is not None else "none was saved yet"
         raise NotFinite(
-            f"loss or gradient not finite at step {first_bad_step + 1}; "
+            f"loss, gradient or parameters not finite at step {first_bad_step + 1}; "
             f"last good checkpoint: {where}. "
-            "A smaller config.optimizer.learning_rate or a config.optimizer.clip_norm may help"
+            "In another --workdir, a smaller config.optimizer.learning_rate or a "
+            "config.optimizer.clip_norm may help"
         )
 
     def save(self) -> None:
