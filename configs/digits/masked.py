@@ -22,16 +22,16 @@ def get_config() -> ml_collections.ConfigDict:
             dit_layers=4,
             dit_heads=4,
             dit_hidden=128,
-            dropout_rate=0.1,
+            dropout_rate=0.05,
         ),
         data=dict(name="digits"),
         # A temperature below 1 trades variety for cleanness; 1 draws the model's law.
-        sampler=dict(name="mean", temperature=0.75, num_steps=256, grid="cosine", num_samples=64),
+        sampler=dict(name="mean", temperature=0.75, num_steps=128, grid="cosine", num_samples=64),
         optimizer=dict(
             name="adamw", learning_rate=2e-3, warmup_steps=100, b2=0.99, weight_decay=0.01
         ),
         train=dict(
-            num_steps=1250,
+            num_steps=1020,
             batch_size=64,
             ema_decay=0.998,
             ema_warmup=True,

@@ -222,6 +222,7 @@ class Run:
         if not (evaluate or sample):
             return
         self.log()
+        jax.block_until_ready(self.state.step)  # Steps still on the device are training's time.
         began = time.monotonic()
         if evaluate:
             self.evaluate(stop)
