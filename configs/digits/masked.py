@@ -1,10 +1,10 @@
 """MD4 on the 8 x 8 digits of scikit-learn: the quickstart.
 
 Command:   python main.py --config=configs/digits/masked.py --workdir=/tmp/md4jax/digits
-Hardware:  2 CPU cores, 5 minutes
-Batch:     64
 Network:   1,776,913 parameters
-Expected:  README.md, "Results measured here"
+Batch:     64
+Hardware:  2 CPU cores, 4 min 34 s of training
+Expected:  test bound of 1.782 bits/dim; more in README.md, "Results measured here"
 """
 
 import ml_collections
@@ -22,7 +22,6 @@ def get_config() -> ml_collections.ConfigDict:
             dit_layers=4,
             dit_heads=4,
             dit_hidden=128,
-            dropout_rate=0.05,
         ),
         data=dict(name="digits"),
         # A temperature below 1 trades variety for cleanness; 1 draws the model's law.
@@ -31,7 +30,7 @@ def get_config() -> ml_collections.ConfigDict:
             name="adamw", learning_rate=2e-3, warmup_steps=100, b2=0.99, weight_decay=0.01
         ),
         train=dict(
-            num_steps=1020,
+            num_steps=1150,
             batch_size=64,
             ema_decay=0.998,
             ema_warmup=True,

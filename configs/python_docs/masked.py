@@ -3,8 +3,8 @@
 Command:   python main.py --config=configs/python_docs/masked.py --workdir=/tmp/python_docs
 Network:   940,608 parameters
 Batch:     16
-Hardware:  2 CPU cores, about 10 minutes
-Expected:  not run
+Hardware:  2 CPU cores, 9 minutes on a busy machine
+Expected:  test bound of 2.865 bits/char (Python 3.11's documentation; other versions differ)
 """
 
 import ml_collections
