@@ -124,7 +124,7 @@ def flags(config: ml_collections.ConfigDict, of: ml_collections.ConfigDict) -> l
 
 @functools.cache
 def compilations() -> str:
-    """A folder for compiled programs that all tests of this session share."""
+    """A folder for compiled programs that all tests of one run share."""
     folder = os.environ.get("JAX_COMPILATION_CACHE_DIR")
     if folder is None:
         folder = tempfile.mkdtemp(prefix="md4jax_test_")
