@@ -20,6 +20,7 @@ import pytest
 
 from md4jax.options import UserError
 from md4jax.training.checkpoints import Checkpoints
+from md4jax.training.fingerprints import fingerprint  # noqa: F401, for the scripts below
 
 NUM_STEPS = 3
 
