@@ -27,15 +27,25 @@ class Mean(_Masked):
     """Which positions to unmask and which tokens to put there, drawn apart (MD4's name for it).
 
     At temperature 1 it draws the same law as `ancestral`. Below, likelier tokens become likelier:
-    cleaner samples of less variety, which are no longer the model's law.
+    cleaner samples of less variety, which are no longer the model's law. The first tokens of a
+    sample decide what it shows, the last ones its details; a temperature that falls from 1 along
+    the way keeps more of the variety for the same cleanness than a constant one.
     """
 
     temperature: float = option("Divides the logits; 1 draws the model's law.", 1.0, above=0)
+    final_temperature: float | None = option(
+        "The temperature at t = 0, linear in t from `temperature` at t = 1; None: the same.",
+        None,
+        above=0,
+    )
 
     def __call__(
         self, process: Masked, keys: Keys, z_t: Tokens, prediction: Logits, t: Time, s: Time
     ) -> Tokens:
-        return process.reverse_sample(keys, z_t, prediction / self.temperature, t, s)
+        final = self.temperature if self.final_temperature is None else self.final_temperature
+        temperature = final + (self.temperature - final) * t
+        temperature = temperature.reshape(-1, *[1] * (prediction.ndim - 1))
+        return process.reverse_sample(keys, z_t, prediction / temperature, t, s)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
