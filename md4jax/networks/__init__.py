@@ -5,6 +5,8 @@ from md4jax.options import Table
 NETWORKS = Table(
     "network",
     {
+        "ddpm_unet": "md4jax.networks.ddpm_unet:DDPMUNet",
+        "improved_unet": "md4jax.networks.improved_unet:ImprovedUNet",
         "transformer": "md4jax.networks.transformer:Transformer",
         "unet": "md4jax.networks.unet:UNet",
         "uvit": "md4jax.networks.uvit:UViT",

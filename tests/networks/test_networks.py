@@ -15,7 +15,11 @@ from md4jax.processes.base import NetworkSpec
 
 TEXT = {"shape": (6,), "vocab_size": 6, "out_features": 5}
 IMAGE = {"shape": (4, 4, 2), "vocab_size": 6, "out_features": 5}
+LEVELS = {"feature_dim": 8, "num_layers": 1, "ch_mult": (1, 2), "norm_groups": 4}
+LEVELS |= {"attention_levels": (2,), "num_heads": 2}
 SMALL = {
+    "ddpm_unet": (IMAGE, LEVELS),
+    "improved_unet": (IMAGE, LEVELS),
     "transformer": (TEXT, {"feature_dim": 4, "num_layers": 2, "num_heads": 2}),
     "unet": (IMAGE, {"feature_dim": 8, "num_layers": 2, "norm_groups": 4}),
     "uvit": (
@@ -192,7 +196,13 @@ def test_bfloat16(name):
 
 @pytest.mark.parametrize(
     ("name", "scan_layers"),
-    [("transformer", False), ("transformer", True), ("unet", True), ("uvit", True)],
+    [
+        ("improved_unet", False),
+        ("transformer", False),
+        ("transformer", True),
+        ("unet", True),
+        ("uvit", True),
+    ],
 )
 def test_dropout(name, scan_layers):
     """On with train=True, by its key; without, the program is that of a network with no dropout."""
