@@ -20,6 +20,7 @@ from md4jax.networks import NETWORKS
 from md4jax.options import MISSING, Table, UserError, check_options, option, option_type, options_of
 from md4jax.processes import PROCESSES
 from md4jax.samplers import STEPS
+from md4jax.time_sampling import TIME_SAMPLING
 from md4jax.training.optimizers import OPTIMIZERS
 
 
@@ -34,7 +35,10 @@ class Train:
     )
     seed: int = option("Fixes initialisation, data order and noise.", 0, at_least=0)
     time_sampling: str = option(
-        "How times are drawn in training.", "antithetic", one_of=("antithetic", "uniform")
+        "How times are drawn in training.", "antithetic", one_of=tuple(TIME_SAMPLING)
+    )
+    label_dropout: float = option(
+        "Share of the examples trained without their class, for guidance.", 0.0, at_least=0, below=1
     )
     ema_decay: float = option(
         "Of the averaged parameters that evaluation and sampling use; 0 is no averaging.",
@@ -202,6 +206,7 @@ def build(config: Mapping[str, Any]) -> Experiment:
         else:
             parts[section] = cls(**fields)
     parts["sampler"].check(parts["process"])
+    TIME_SAMPLING[parts["train"].time_sampling].check(parts["process"])
     return Experiment(**parts)
 
 

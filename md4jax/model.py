@@ -11,8 +11,9 @@ import jax
 
 from md4jax import config as config_lib
 from md4jax.options import UserError
-from md4jax.processes.base import DataSpec, Process
+from md4jax.processes.base import DataSpec, NetworkSpec, Process
 from md4jax.samplers.base import check_label
+from md4jax.time_sampling import TIME_SAMPLING
 from md4jax.training import partitioning, state
 from md4jax.typing import PyTree
 
@@ -51,7 +52,7 @@ class Model:
         return self.dataset.splits[name]
 
     def gradient(self) -> Callable:
-        """`(params, batch, step) -> (gradient, metrics)`."""
+        """See `state.make_gradient`."""
         loss = state.make_loss(self.experiment, self.process, self.network)
         return state.make_gradient(loss, self.experiment.train, self.mesh)
 
@@ -70,7 +71,9 @@ class Model:
         params = jax.eval_shape(self._init_params)
         batch, number = self.abstract_batch(), jax.ShapeDtypeStruct((), "int32")
         index = jax.ShapeDtypeStruct((self.experiment.train.batch_size,), "int32")
-        _, metrics = jax.eval_shape(loss, params, batch, index, number, number)
+        times = TIME_SAMPLING[self.experiment.train.time_sampling]
+        times = jax.eval_shape(lambda: times.init(self.process))
+        _, (metrics, *_) = jax.eval_shape(loss, params, times, batch, index, number, number)
         return [*metrics, *state.NORMS]
 
     def _init_params(self) -> PyTree:
@@ -78,7 +81,9 @@ class Model:
         return state.init_params(self.process, self.network, self.spec, seed)
 
     def _init(self) -> state.TrainState:
-        return state.init_state(self.experiment, self._init_params(), self._metric_names)
+        return state.init_state(
+            self.experiment, self.process, self._init_params(), self._metric_names
+        )
 
     @functools.cached_property
     def _abstract_state(self) -> PyTree:
@@ -99,6 +104,18 @@ class Model:
         return jax.jit(self._init, out_shardings=shardings)()
 
 
+def _network_spec(process: Process, data: DataSpec, label_dropout: float) -> NetworkSpec:
+    """The process's; with label dropout there is one more class, "none given"."""
+    spec = process.network_spec(data)
+    if not label_dropout:
+        return spec
+    if not spec.num_classes:
+        raise UserError(
+            f"config.train.label_dropout = {label_dropout}: the data have no classes to drop; use 0"
+        )
+    return dataclasses.replace(spec, num_classes=spec.num_classes + 1)
+
+
 def assemble(config: Mapping[str, Any]) -> Model:
     """Builds and checks all parts of an experiment; nothing compiles.
 
@@ -112,10 +129,10 @@ def assemble(config: Mapping[str, Any]) -> Model:
     partitioning.check_batch(mesh, evaluation.batch_size, 1, "config.eval.batch_size")
     partitioning.check_batch(mesh, sampler.batch_size, 1, "config.sampler.batch_size")
     dataset = experiment.data.load()
-    check_label(sampler, dataset.spec.num_classes)
     process = experiment.process.bind(dataset.spec)
+    check_label(sampler, dataset.spec.num_classes, train.label_dropout)
     network = experiment.network_class(
-        spec=process.network_spec(dataset.spec), **experiment.network_options
+        spec=_network_spec(process, dataset.spec, train.label_dropout), **experiment.network_options
     )
     network.check()
     model = Model(config_lib.to_dict(config), experiment, dataset, process, network, mesh)

@@ -16,6 +16,8 @@ from md4jax.training import workdir as workdir_lib
 from md4jax.training.checkpoints import Checkpoints
 from md4jax.typing import PyTree
 
+FILM_ROWS = 8  # Samples in a film strip.
+
 
 def restore(config: Mapping[str, Any], workdir: str | pathlib.Path) -> tuple[Model, PyTree, int]:
     """A trained model, its weights (averaged, if training averaged them) and its step.
@@ -101,24 +103,28 @@ def _baselines(model: Model) -> str:
 def sample(config: Mapping[str, Any], workdir: str | pathlib.Path) -> pathlib.Path | None:
     """Draws `config.sampler.num_samples` samples into `samples/<what>.npz` and a picture or text.
 
+    With `config.sampler.frames` a film strip of the first ones is drawn too: what is noise at first
+    and, below it, the x0 that the model takes it for.
+
     Returns the path of the `.npz`, or None if the run was stopped.
 
     Raises:
       UserError: see `restore`.
     """
-    from md4jax.samplers.generate import Generator, draw_samples, save_drawing
+    from md4jax.samplers.generate import Generator, draw_film, draw_samples, save_drawing
 
     model, params, step = restore(config, workdir)
     options, name = model.experiment.sampler, model.config["sampler"]["name"]
-    label = "" if options.label is None else f"_label{options.label}"
-    file = (
-        pathlib.Path(workdir).absolute()
-        / "samples"
-        / (f"step_{step:08d}_{name}_{options.num_steps}_{options.grid}_seed{options.seed}{label}")
-    )
+    generator = Generator(model)
+    what = [f"step_{step:08d}", name, str(generator.num_steps)]
+    what += [options.respacing.replace(",", "-") or options.grid, f"seed{options.seed}"]
+    what += [] if options.label is None else [f"label{options.label}"]
+    what += [] if options.guidance == 1 else [f"guidance{options.guidance:g}"]
+    file = pathlib.Path(workdir).absolute() / "samples" / "_".join(what)
     with StopSignal() as stop:
         try:
-            samples, labels = Generator(model)(params, lambda: stop.requested)
+            samples, labels = generator(params, lambda: stop.requested)
+            film = generator.film(params, FILM_ROWS) if options.frames else None
         except Interrupted:
             say("stopped; nothing was written")
             return None
@@ -128,5 +134,8 @@ def sample(config: Mapping[str, Any], workdir: str | pathlib.Path) -> pathlib.Pa
         arrays = {"samples": samples} | ({} if labels is None else {"labels": labels})
         np.savez_compressed(file, **arrays)
         drawing = save_drawing(file.with_suffix(""), draw_samples(model, samples))
+        if film is not None:
+            strip = file.with_name(file.stem + "_film")
+            drawing = f"{drawing} and {save_drawing(strip, draw_film(model, film)).name}"
         say(f"results: {len(samples)} samples in {file}, drawn in {drawing}")
     return file

@@ -7,33 +7,15 @@ is here and nowhere else.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float
 
 from md4jax import rng
 from md4jax.processes.base import Denoiser, Process
 from md4jax.typing import Data, Keys, Nats
-
-
-def uniform_times(key: Key[Array, ""], index: Int[Array, "b"], total: int) -> Float[Array, "b"]:
-    """Independent u ~ U(0, 1), one an example."""
-    return jax.vmap(jax.random.uniform)(rng.example_keys(key, index))
-
-
-def antithetic_times(key: Key[Array, ""], index: Int[Array, "b"], total: int) -> Float[Array, "b"]:
-    """One offset for the whole global batch: u_i = (u + i / total) mod 1.
-
-    Each u_i is uniform, and together they cover [0, 1) evenly, which takes most of the variance
-    that the time brings out of the loss (VDM, arXiv:2107.00630, appendix I.1).
-    """
-    return jnp.mod(jax.random.uniform(key) + index / total, 1.0)
-
-
-TIME_SAMPLING: dict[str, Callable] = {"antithetic": antithetic_times, "uniform": uniform_times}
 
 
 def bits_per_dim(
@@ -49,21 +31,28 @@ def training_loss(
     x0: Data,
     u: Float[Array, "b"],
     keys: Keys,
-) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-    """The loss to minimise and its terms, all means over the batch in bits/dim.
+    weight: Float[Array, "b"] | None = None,
+) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]], Nats]:
+    """The loss to minimise and its terms, means over the batch in bits/dim; and each example's.
+
+    The third, `[b]`, is the loss of each example before its weight, in bits/dim.
 
     Args:
       denoise: `(z_t, t) -> prediction`.
       x0: data `[b, *s]`.
       u: in [0, 1), one an example; the process maps it to a time.
       keys: one an example.
+      weight: of each example's loss; one if not given.
     """
     t = process.time(u)
     z_t = process.forward_sample(rng.fold(keys, 0), x0, t)
     terms = process.loss_terms(rng.fold(keys, 1), denoise(z_t, t), x0, z_t, t)
-    terms = {name: bits_per_dim(jnp.mean(v), x0.shape[1:]) for name, v in terms.items()}
-    loss = sum(terms.values())
-    return loss, {"loss": loss, **{f"loss_{name}": v for name, v in terms.items()}}
+    terms = {name: bits_per_dim(v, x0.shape[1:]) for name, v in terms.items()}
+    mean = jnp.mean if weight is None else lambda v: jnp.mean(weight * v)
+    means = {name: mean(v) for name, v in terms.items()}
+    loss = sum(means.values())
+    metrics = {"loss": loss, **{f"loss_{name}": v for name, v in means.items()}}
+    return loss, metrics, sum(terms.values())
 
 
 def bound(
@@ -72,24 +61,31 @@ def bound(
     """An unbiased estimate of the bound on -log p(x0), term by term, in nats `[b]`.
 
     The time is stratified for each example on its own: u_k = (u + k) / K, k < K, with one
-    u ~ U(0, 1) an example, so that examples stay independent of each other. With K = T points a
-    process of T discrete steps visits each step exactly once.
+    u ~ U(0, 1) an example, so that examples stay independent of each other. Of a chain of T steps
+    the first one is always visited, as the reconstruction is in it and nowhere else, and the other
+    K - 1 points are stratified over the rest; K = T visits each step exactly once.
 
     Args:
       time_points: K, the number of network calls an example.
     """
+    first = 1 / process.chain_length if process.chain_length and time_points > 1 else 0.0
+    strata = time_points - (first > 0)
 
-    def terms_at(k):
-        point_keys = rng.fold(keys, k)
-        t = process.time((offset + k) / time_points)
+    def terms_at(u, number):
+        point_keys = rng.fold(keys, number)
+        t = process.time(u)
         z_t = process.forward_sample(rng.fold(point_keys, 0), x0, t)
         return process.bound_terms(rng.fold(point_keys, 1), denoise(z_t, t), x0, z_t, t)
 
     def add_point(total, k):
-        return jax.tree.map(lambda a, b: a + b / time_points, total, terms_at(k)), None
+        terms = terms_at(first + (1 - first) * (offset + k) / strata, k)
+        return jax.tree.map(lambda a, b: a + b * ((1 - first) / strata), total, terms), None
 
     offset = jax.vmap(jax.random.uniform)(rng.fold(keys, time_points))
-    zeros = jax.tree.map(
-        lambda term: jnp.zeros(term.shape, term.dtype), jax.eval_shape(terms_at, 0)
-    )
-    return jax.lax.scan(add_point, zeros, jnp.arange(time_points))[0]
+    if first:
+        total = terms_at(jnp.full(offset.shape, 0.5 * first), time_points + 1)
+        total = jax.tree.map(lambda x: first * x, total)
+    else:
+        shapes = jax.eval_shape(terms_at, offset, 0)
+        total = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    return jax.lax.scan(add_point, total, jnp.arange(strata))[0]

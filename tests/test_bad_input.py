@@ -13,14 +13,17 @@ from md4jax.options import UserError
 from md4jax.training.checkpoints import Checkpoints
 
 DIGITS, TEXT = "configs/digits/masked.py", "configs/text8/small.py"
+GAUSSIAN, VDM = "configs/digits/gaussian.py", "configs/vdm/cifar10.py"
 
 
 def sections(path=TEXT, **changes):
-    """A tiny config as plain dicts, with keys set, or left out where the value is `...`."""
+    """A tiny config as plain dicts, with keys or sections set, or left out where it is `...`."""
     values = tiny.tiny(load_config(tiny.ROOT / path)).to_dict()
     for name, value in changes.items():
-        section, key = name.split("__")
-        if value is ...:
+        section, _, key = name.partition("__")
+        if not key:
+            values[section] = value
+        elif value is ...:
             del values[section][key]
         else:
             values[section][key] = value
@@ -64,6 +67,80 @@ def test_config(case):
     assert "\n" not in str(error.value)
 
 
+# The same for Gaussian processes, and for what is theirs: the config, changes, words.
+BAD_GAUSSIAN = {
+    "unknown schedule": (
+        GAUSSIAN,
+        dict(process__schedule="polynomial"),
+        ["config.process.schedule = 'polynomial'", "one of linear, cosine"],
+    ),
+    "unknown schedule of continuous time": (
+        VDM,
+        dict(process__schedule="sigmoid"),
+        ["config.process.schedule = 'sigmoid'", "one of linear, cosine, learned"],
+    ),
+    "steps that no stride makes": (
+        GAUSSIAN,
+        dict(process__respacing="ddim3"),
+        ["config.process.respacing = 'ddim3'", "no stride through 4 steps", "3 spaces them evenly"],
+    ),
+    "more steps than there are": (
+        GAUSSIAN,
+        dict(process__respacing="2,3"),
+        ["config.process.respacing = '2,3'", "section 2 of 4 steps has 2, not 3"],
+    ),
+    "no notation for steps": (
+        GAUSSIAN,
+        dict(sampler__respacing="ten"),
+        ["config.sampler.respacing = 'ten'", "should be 'ddim50', '50' or"],
+    ),
+    "more steps than there are, sampling": (
+        GAUSSIAN,
+        dict(sampler__respacing="5"),
+        ["config.sampler.respacing = '5'", "of 4 steps has 4, not 5"],
+    ),
+    "a chain's steps without a chain": (
+        VDM,
+        dict(sampler__respacing="3"),
+        ["config.sampler.respacing = '3'", "no chain of steps", "num_steps and grid"],
+    ),
+    "more sampling steps than the chain": (
+        GAUSSIAN,
+        dict(sampler__num_steps=5),
+        ["config.sampler.num_steps = 5", "has 4 steps", "at most as many"],
+    ),
+    "times by the loss without steps": (
+        TEXT,
+        dict(train__time_sampling="loss_second_moment"),
+        ["config.train.time_sampling = 'loss_second_moment'", "T steps", "use 'antithetic'"],
+    ),
+    "noise levels of a masked process": (
+        DIGITS,
+        dict(sampler__grid="karras"),
+        ["config.sampler.grid = 'karras'", "Gaussian process", "use 'uniform'"],
+    ),
+    "a masked process's step": (
+        GAUSSIAN,
+        dict(sampler__name="joint"),
+        ["config.sampler.name", "for masked processes, not Gaussian", "use 'ancestral'"],
+    ),
+    "a Gaussian process's step": (
+        TEXT,
+        dict(sampler__name="ddim"),
+        ["config.sampler.name", "for Gaussian processes, not Masked", "use 'ancestral'"],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD_GAUSSIAN)
+def test_gaussian_config(case):
+    path, changes, words = BAD_GAUSSIAN[case]
+    with pytest.raises(UserError) as error:
+        build(make_config(**sections(path, **changes)))
+    assert all(word in str(error.value) for word in words), error.value
+    assert "\n" not in str(error.value)
+
+
 def other_network(name):
     network = {"name": name, "feature_dim": 8}
     return network | ({} if name == "transformer" else {"norm_groups": 4})
@@ -94,6 +171,31 @@ MISFITS = {
         DIGITS,
         dict(sampler__label=0),
         ["config.sampler.label = 0", "no classes"],
+    ),
+    "guidance by what was not learned": (
+        GAUSSIAN,
+        dict(data__labels=True, sampler__guidance=2.0),
+        ["config.sampler.guidance = 2.0", "without config.train.label_dropout", "use 1"],
+    ),
+    "guidance without classes": (
+        GAUSSIAN,
+        dict(sampler__guidance=2.0),
+        ["config.sampler.guidance = 2.0", "without classes", "use 1"],
+    ),
+    "dropping labels without classes": (
+        GAUSSIAN,
+        dict(train__label_dropout=0.1),
+        ["config.train.label_dropout = 0.1", "no classes to drop", "use 0"],
+    ),
+    "noise on text": (
+        TEXT,
+        dict(process={"name": "gaussian"}, sampler__num_steps=3),
+        ["config.process", "Gaussian noise needs data whose values are ordered", "are chars"],
+    ),
+    "waves of ids": (
+        "configs/md4/cifar10.py",
+        dict(network__fourier_features=(6, 7)),
+        ["config.network.fourier_features = (6, 7)", "should be ()", "ids"],
     ),
 }  # fmt: skip
 

@@ -5,7 +5,6 @@ Two steps, a stop, evaluation, samples, then on to four steps, by what people ca
 
 import json
 import math
-import signal
 
 import jax
 import numpy as np
@@ -14,22 +13,39 @@ import tiny
 
 import md4jax
 from md4jax.config import build, load_config, make_config, to_dict
-from md4jax.options import options_of
+from md4jax.model import assemble
+from md4jax.options import UserError, options_of
 from md4jax.processes.base import DataSpec
 from md4jax.samplers import STEPS
 from md4jax.samplers.base import GRIDS
+from md4jax.time_sampling import LossSecondMoment
 from md4jax.training.checkpoints import Checkpoints
 from md4jax.training.state import init_params
 
 # The data that the counts in the docstrings are for.
+CIFAR10 = DataSpec((32, 32, 3), 256)
+IMAGENET64 = DataSpec((64, 64, 3), 256)
+IMAGENET64_CLASSES = DataSpec((64, 64, 3), 256, num_classes=1000)
+LSUN = DataSpec((256, 256, 3), 256)
 SPECS = {
+    "configs/ddpm/celeba.py": IMAGENET64,
+    "configs/ddpm/cifar10.py": CIFAR10,
+    "configs/ddpm/lsun_bedroom.py": LSUN,
+    "configs/ddpm/lsun_church.py": LSUN,
+    "configs/digits/gaussian.py": DataSpec((8, 8, 1), 17),
     "configs/digits/masked.py": DataSpec((8, 8, 1), 17),
-    "configs/md4/cifar10.py": DataSpec((32, 32, 3), 256),
-    "configs/md4/imagenet64.py": DataSpec((64, 64, 3), 256),
+    "configs/iddpm/cifar10_hybrid.py": CIFAR10,
+    "configs/iddpm/cifar10_vlb.py": CIFAR10,
+    "configs/iddpm/imagenet64_class_conditional.py": IMAGENET64_CLASSES,
+    "configs/iddpm/imagenet64_hybrid.py": IMAGENET64,
+    "configs/iddpm/imagenet64_vlb.py": IMAGENET64,
+    "configs/md4/cifar10.py": CIFAR10,
+    "configs/md4/imagenet64.py": IMAGENET64,
     "configs/md4/openwebtext.py": DataSpec((1024,), 50257),
     "configs/md4/text8.py": DataSpec((256,), 27),
     "configs/python_docs/masked.py": DataSpec((128,), 96),
     "configs/text8/small.py": DataSpec((128,), 27),
+    "configs/vdm/cifar10.py": CIFAR10,
 }
 # Variants that docstrings count as well.
 VARIANTS = [
@@ -37,7 +53,7 @@ VARIANTS = [
     ("configs/md4/openwebtext.py", {"process__time_features": "none"}, None),
     ("configs/md4/openwebtext.py", {"network__num_layers": 24, "network__num_heads": 16}, None),
     ("configs/md4/imagenet64.py", {"network__num_layers": 24, "network__dit_layers": 12}, None),
-    ("configs/md4/imagenet64.py", {}, DataSpec((64, 64, 3), 256, num_classes=1000)),
+    ("configs/md4/imagenet64.py", {}, IMAGENET64_CLASSES),
 ]
 
 
@@ -113,23 +129,10 @@ def check_samples(file, config):
     return "png" if dataset.levels else "txt"
 
 
-def train_until_saved(config, workdir):
-    """Trains up to the first checkpoint, where a SIGTERM stops it."""
-
-    def save_and_stop(checkpoints, *args):
-        save(checkpoints, *args)
-        signal.raise_signal(signal.SIGTERM)
-
-    save = Checkpoints.save
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Checkpoints, "save", save_and_stop)
-        assert md4jax.train(config, workdir) == {}
-
-
 def walk(config, workdir):
     """Train, stop, evaluate, sample, resume; looks at all that is left behind."""
     splits = list(config.eval.splits)
-    train_until_saved(config, workdir)
+    tiny.train_until_saved(config, workdir)
     evaluated = md4jax.evaluate(config, workdir)
     file = md4jax.sample(config, workdir)
     result = md4jax.train(config, workdir)
@@ -154,7 +157,10 @@ def walk(config, workdir):
         e["bits_per_dim"] for e in evals[: len(splits)]
     ]
     kind = check_samples(file, config)
-    for drawing in (file.with_suffix(f".{kind}"), workdir / "samples" / f"step_00000004.{kind}"):
+    drawings = [file.with_suffix(f".{kind}"), workdir / "samples" / f"step_00000004.{kind}"]
+    if config.sampler.frames:
+        drawings.append(file.with_name(f"{file.stem}_film.{kind}"))
+    for drawing in drawings:
         assert drawing.stat().st_size > 0
 
 
@@ -170,10 +176,12 @@ def tiny_of(path, **values):
 
 # What no shipped config chooses. Choices are tried together, not in a product: each is in one.
 CHOICES = {
-    "classes, cosine schedule, uniform grid, levels of the U-ViT": (
+    "guided classes, cosine schedule, uniform grid, levels of the U-ViT": (
         "configs/digits/masked.py",
         dict(
             data__labels=True,
+            train__label_dropout=0.5,
+            sampler__guidance=2.0,
             process__schedule="cosine",
             sampler__grid="uniform",
             network__ch_mult=(1, 2),
@@ -201,6 +209,21 @@ CHOICES = {
             train__ema_warmup=True,
         ),
     ),
+    "Gaussian: guided classes, fewer steps, a film, another loss and prediction": (
+        "configs/digits/gaussian.py",
+        dict(
+            data__labels=True,
+            train__label_dropout=0.5,
+            sampler__guidance=2.0,
+            sampler__frames=3,
+            process__respacing="3",
+            process__target="v",
+            process__variance="fixed_small",
+            process__loss="huber",
+            process__weighting="min_snr",
+        ),
+    ),
+    "Gaussian: a learned schedule": ("configs/vdm/cifar10.py", dict(process__schedule="learned")),
 }
 
 
@@ -224,6 +247,49 @@ def test_text_of_your_own(tmp_path):
     walk(tiny.with_data(tiny.tiny(config), tmp_path), tmp_path / "run")
 
 
+def final_state(config, workdir, step):
+    """All arrays of the last checkpoint, by name."""
+    checkpoints = Checkpoints(workdir / "checkpoints", max_to_keep=2)
+    restored = checkpoints.restore(assemble(config).abstract_state(), move_aside=False)
+    checkpoints.close()
+    assert restored.step == step
+    leaves = jax.tree_util.tree_leaves_with_path(restored.state)
+    return {jax.tree_util.keystr(path): np.asarray(x) for path, x in leaves}
+
+
+def test_losses_that_times_are_drawn_by(tmp_path):
+    """Importance sampling goes on with its history, which is full when the run is stopped."""
+    config = tiny_of(
+        "configs/digits/gaussian.py",
+        process__loss="vlb",
+        train__time_sampling="loss_second_moment",
+        train__batch_size=20,  # Of 4 steps, so that two batches give each of them 10 losses.
+        train__num_steps=8,
+        train__checkpoint_every=4,
+        train__eval_every=0,
+        train__sample_every=0,
+    )
+    md4jax.train(config, tmp_path / "straight")
+    tiny.train_until_saved(config, tmp_path / "stopped")
+    stopped = final_state(config, tmp_path / "stopped", 4)
+    history = {key: stopped[f".time_state['{key}']"] for key in ("losses", "count")}
+    assert (history["count"] >= 10).all() and history["count"].sum() == 4 * 20
+    p = LossSecondMoment.probabilities(history)
+    assert p.max() > 1.2 * p.min()
+
+    md4jax.train(config, tmp_path / "stopped")
+    ours, theirs = (final_state(config, tmp_path / run, 8) for run in ("stopped", "straight"))
+    assert ours.keys() == theirs.keys() == stopped.keys()
+    assert [name for name in ours if ours[name].tobytes() != theirs[name].tobytes()] == []
+    assert ours[".time_state['count']"].sum() == 8 * 20
+    timing = "examples_per_second"
+    logged = [
+        [{k: v for k, v in line.items() if k != timing} for line in read_lines(file)]
+        for file in (tmp_path / run / "metrics" / "train.jsonl" for run in ("stopped", "straight"))
+    ]
+    assert logged[0] == logged[1] and len(logged[0]) == 8
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A config with classes, and a folder trained for a step."""
@@ -238,19 +304,40 @@ def draw(config, workdir):
         return arrays["samples"], arrays["labels"]
 
 
-def test_every_sampler_and_grid(trained):
-    """All step functions on both grids draw from one trained folder; none overwrites another."""
-    config, workdir = trained
-    files = set()
-    for name in STEPS:
-        for grid in GRIDS:
-            kept = {k: v for k, v in config.sampler.items() if k in options_of(STEPS[name])}
-            sampler = kept | {"name": name, "grid": grid}
-            chosen = make_config(**config.to_dict() | {"sampler": sampler})
-            file = md4jax.sample(chosen, workdir)
-            check_samples(file, chosen)
-            files.add(file)
-    assert len(files) == len(STEPS) * len(GRIDS)
+def choose_sampler(config, name, grid):
+    """The config with another sampler, which keeps what options it shares; None if it cannot be."""
+    kept = {k: v for k, v in config.sampler.items() if k in options_of(STEPS[name])}
+    chosen = make_config(**config.to_dict() | {"sampler": kept | {"name": name, "grid": grid}})
+    try:
+        build(chosen)
+    except UserError:
+        return None
+    return chosen
+
+
+def test_every_sampler_and_grid(trained, tmp_path):
+    """Each step function on each grid draws from a trained folder; none overwrites another.
+
+    Of the masked process and the Gaussian, each with all that it takes, and there is nothing that
+    neither takes.
+    """
+    gaussian = tiny_of("configs/digits/gaussian.py", train__num_steps=1)
+    md4jax.train(gaussian, tmp_path)
+    tried = set()
+    for config, workdir in (trained, (gaussian, tmp_path)):
+        chosen = {(s, g): choose_sampler(config, s, g) for s in STEPS for g in GRIDS}
+        chosen = {key: value for key, value in chosen.items() if value is not None}
+        tried |= set(chosen)
+        files = {md4jax.sample(one, workdir) for one in chosen.values()}
+        assert len(files) == len(chosen)
+        for file in files:
+            check_samples(file, config)
+    assert {s for s, _ in tried} == set(STEPS) and {g for _, g in tried} == set(GRIDS)
+    # A grid that a step does not take anywhere is of the other process.
+    assert {pair for pair in ((s, g) for s in STEPS for g in GRIDS) if pair not in tried} == {
+        ("mean", "karras"),
+        ("joint", "karras"),
+    }
 
 
 def test_samples_are_a_function_of_seed_and_index(trained):

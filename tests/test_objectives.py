@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from md4jax import rng
-from md4jax.objectives import TIME_SAMPLING, bits_per_dim, bound, training_loss
+from md4jax.objectives import bits_per_dim, bound, training_loss
 from md4jax.processes.masked import Masked
 
 VOCAB, LENGTH = 3, 3
@@ -118,11 +118,17 @@ def test_training_loss_is_the_sum_of_its_terms_in_bits():
     words, p = known_law()
     keys = rng.example_keys(jax.random.key(0), jnp.arange(len(words)))
     u = jnp.linspace(0.1, 0.9, len(words))
-    loss, terms = training_loss(process, exact_denoiser(words, p, 3), words, u, keys)
+    denoise = exact_denoiser(words, p, 3)
+    loss, terms, each = training_loss(process, denoise, words, u, keys)
+    assert float(loss) == pytest.approx(float(each.mean()), rel=1e-6)
     parts = [v for name, v in terms.items() if name != "loss"]
     assert float(loss) == pytest.approx(float(sum(parts)), rel=1e-6)
     assert set(terms) == {"loss", "loss_diffusion", "loss_reconstruction", "loss_prior"}
     assert bits_per_dim(math.log(2) * 6, (2, 3)) == pytest.approx(1.0)
+    weight = jnp.linspace(0.0, 2.0, len(words))
+    weighted, _, unweighted = training_loss(process, denoise, words, u, keys, weight)
+    assert float(weighted) == pytest.approx(float((weight * each).mean()), rel=1e-6)
+    np.testing.assert_array_equal(unweighted, each)
 
 
 def test_first_loss_of_zero_logits_is_log2_of_the_vocabulary():
@@ -133,24 +139,3 @@ def test_first_loss_of_zero_logits_is_log2_of_the_vocabulary():
     terms = bound(process, lambda z, t: jnp.zeros((*z.shape, 27)), x0, keys, 4)
     bits = bits_per_dim(np.asarray(terms["diffusion"], np.float64), (16,))
     assert abs(bits.mean() - math.log2(27) * 0.9998) < 4.5 * bits.std() / math.sqrt(4000)
-
-
-@pytest.mark.parametrize("name", TIME_SAMPLING)
-def test_times_are_uniform(name):
-    """Kolmogorov-Smirnov over 2,000 draws of one example's time; false alarm 1e-3."""
-    from scipy.stats import kstest
-
-    sample = jax.vmap(lambda seed: TIME_SAMPLING[name](jax.random.key(seed), jnp.arange(8), 8)[3])
-    assert kstest(sample(jnp.arange(2000)), "uniform").pvalue > 1e-3
-
-
-def test_antithetic_times_cover_the_global_batch_evenly():
-    """One time in each of `total` equal cells, for any number (the published code fails for 49)."""
-    for total in (4, 7, 49, 256):
-        u = TIME_SAMPLING["antithetic"](jax.random.key(2), jnp.arange(total), total)
-        offset = float(u[0])
-        cells = np.floor((np.asarray(u, np.float64) - offset) % 1.0 * total + 0.5)
-        assert sorted(cells % total) == list(range(total))
-        # A part of a batch takes its own places.
-        part = TIME_SAMPLING["antithetic"](jax.random.key(2), jnp.arange(2, 4), total)
-        np.testing.assert_array_equal(part, u[2:4])

@@ -6,6 +6,7 @@ import functools
 import os
 import pathlib
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -15,9 +16,12 @@ from typing import Any
 import jax
 import ml_collections
 import numpy as np
+import pytest
 
+import md4jax
 from md4jax.data.pipeline import TrainBatches
 from md4jax.training import partitioning
+from md4jax.training.checkpoints import Checkpoints
 from md4jax.training.state import make_train_step
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -51,6 +55,12 @@ def tiny(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
         for key, value in sizes.items():
             if config[section].get(key) is not None:
                 config[section][key] = value
+    if "attention_levels" in config.network:  # A U-Net of levels: two, with attention below.
+        config.network.ch_mult, config.network.attention_levels = (1, 2), (2,)
+        # These take longest to compile. With the same numbers more of them are the same program.
+        config.network.dropout_rate, config.optimizer.learning_rate = 0.1, 1e-4
+    if config.sampler.respacing:
+        config.sampler.respacing = "3"
     config.eval.num_examples = 6
     return config
 
@@ -83,6 +93,19 @@ def override(config: ml_collections.ConfigDict, **values: object) -> ml_collecti
         section, key = name.split("__")
         config[section][key] = value
     return config
+
+
+def train_until_saved(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
+    """Trains up to the first checkpoint, where a SIGTERM stops it."""
+
+    def save_and_stop(checkpoints, *args):
+        save(checkpoints, *args)
+        signal.raise_signal(signal.SIGTERM)
+
+    save = Checkpoints.save
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Checkpoints, "save", save_and_stop)
+        assert md4jax.train(config, workdir) == {}
 
 
 def shaken(state: Any) -> Any:

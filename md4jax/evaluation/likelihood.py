@@ -14,7 +14,7 @@ from md4jax import rng
 from md4jax.console import Interrupted, Progress
 from md4jax.objectives import bound
 from md4jax.training.partitioning import batch_sharding, replicated
-from md4jax.training.state import make_denoiser
+from md4jax.training.state import bind_params, make_denoiser
 from md4jax.typing import PyTree
 
 if TYPE_CHECKING:
@@ -33,10 +33,11 @@ class Evaluator:
         key = rng.stream(self.options.seed, "eval")
 
         def estimate(params, batch):
-            denoise = make_denoiser(model.process, model.network, params, batch.get("label"))
+            process = bind_params(model.process, params)
+            denoise = make_denoiser(process, model.network, params, batch.get("label"))
             keys = rng.example_keys(key, batch["index"])
             replicates = [
-                bound(model.process, denoise, batch["x0"], rng.fold(keys, r), points)
+                bound(process, denoise, batch["x0"], rng.fold(keys, r), points)
                 for r in range(REPLICATES)
             ]
             return jax.tree.map(lambda *x: jnp.stack(x), *replicates)  # [replicates, b]

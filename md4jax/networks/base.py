@@ -126,6 +126,21 @@ def check_image(network: Network, groups: int, factor: int = 1) -> None:
         )
 
 
+FOURIER_FEATURES = (
+    "Real-valued input also as sin and cos of 2^k 2 pi z, with these k: a wave should be about as "
+    "long as two neighbouring levels are apart (VDM: 6 and 7 for 256 levels)."
+)
+
+
+def check_fourier_features(network: Network) -> None:
+    """Raises UserError if `fourier_features` are asked for of ids."""
+    if network.fourier_features and network.spec.vocab_size is not None:
+        raise UserError(
+            f"config.network.fourier_features = {network.fourier_features} should be (): they are "
+            "of real values, as Gaussian processes have, and this process gives ids"
+        )
+
+
 def output_size(spec: NetworkSpec) -> int:
     """Numbers an image network puts out a pixel: channels times features."""
     return math.prod(spec.shape[2:]) * spec.out_features

@@ -15,6 +15,7 @@ Numbered equations:
   (1)  emb(t) = [sin(1000 t w_j), cos(1000 t w_j)],   w_j = 10000^(-j / (f/2 - 1)),  j < f/2
   (2)  c = W_2 swish(W_1 [emb(t), class] + b_1) + b_2        (MD4, arXiv:2406.04329, code)
   (3)  modulate(h; shift, scale) = h (1 + scale) + shift     (DiT, arXiv:2212.09748, section 3.2)
+  (4)  [z, sin(2^k 2 pi z) for all k, cos(2^k 2 pi z) for all k]    (VDM, arXiv:2107.00630, app. C)
 """
 
 from __future__ import annotations
@@ -81,22 +82,27 @@ class ImageInput(nn.Module):
     """Pixels as channels of real values.
 
     Ids are embedded one by one, and the vectors of a pixel's channels are laid side by side;
-    real values are the channels as they are.
+    real values are the channels as they are, and those of equation (4).
 
     Attributes:
       vocab_size: number of ids; None if pixels are real.
       features: entries of an id's vector.
       dtype: of the result.
+      frequencies: the k of equation (4).
     """
 
     vocab_size: int | None
     features: int
     dtype: Any
+    frequencies: tuple[int, ...] = ()
 
     @nn.compact
     def __call__(self, z_t: Data) -> Float[Array, "b h w c"]:
         if self.vocab_size is None:
-            return z_t.astype(self.dtype)
+            # In float32: the finest wave of VDM is 128 periods long from 0 to 1.
+            angles = [2**k * 2 * math.pi * z_t.astype(jnp.float32) for k in self.frequencies]
+            waves = [*map(jnp.sin, angles), *map(jnp.cos, angles)]
+            return jnp.concatenate([x.astype(self.dtype) for x in (z_t, *waves)], axis=-1)
         embed = nn.Embed(self.vocab_size, self.features, dtype=self.dtype, name="embedding")
         return embed(z_t).reshape(*z_t.shape[:3], -1)
 

@@ -14,7 +14,14 @@ import flax.linen as nn
 from jaxtyping import Array, Float
 
 from md4jax.networks.attention import Attention
-from md4jax.networks.base import Network, check_head_dim, check_image, output_size
+from md4jax.networks.base import (
+    FOURIER_FEATURES,
+    Network,
+    check_fourier_features,
+    check_head_dim,
+    check_image,
+    output_size,
+)
 from md4jax.networks.layers import Conditioning, ImageInput, Label, apply_blocks
 from md4jax.options import UserError, option
 from md4jax.typing import Data, Time
@@ -89,12 +96,14 @@ class UNet(Network, kw_only=True):
     num_layers: int = option("Residual blocks a side.", 4, at_least=1)
     num_heads: int = option("Attention heads in the middle.", 1, at_least=1)
     norm_groups: int = option("Groups of the group norms.", 32, at_least=1)
+    fourier_features: tuple[int, ...] = option(FOURIER_FEATURES, (), at_least=0)
 
     @nn.nowrap
     def check(self) -> None:
         """See `Network.check`."""
         super().check()
         check_image(self, self.norm_groups)
+        check_fourier_features(self)
         if self.feature_dim % self.num_heads:
             raise UserError(
                 f"config.network.feature_dim = {self.feature_dim} should be a multiple of "
@@ -121,7 +130,7 @@ class UNet(Network, kw_only=True):
         stack = functools.partial(
             apply_blocks, make_block, cond=cond, scan=self.scan_layers, remat=self.remat
         )
-        x = ImageInput(self.spec.vocab_size, width, dtype, name="input")(z_t)
+        x = ImageInput(self.spec.vocab_size, width, dtype, self.fourier_features, name="input")(z_t)
         x = stem = nn.Conv(width, (3, 3), dtype=dtype, name="stem")(x)
         x, skips = stack(self.num_layers, x, name="down", collect=True)
         x = make_block(name="middle_1")(x, cond)

@@ -14,7 +14,14 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from md4jax.networks.base import Network, check_head_dim, check_image, output_size
+from md4jax.networks.base import (
+    FOURIER_FEATURES,
+    Network,
+    check_fourier_features,
+    check_head_dim,
+    check_image,
+    output_size,
+)
 from md4jax.networks.dit import DiT
 from md4jax.networks.layers import Conditioning, ImageInput, Label, Modulation, modulate
 from md4jax.options import UserError, option
@@ -110,6 +117,7 @@ class UViT(Network, kw_only=True):
     num_layers: int = option("Residual blocks a level and side.", 8, at_least=1)
     ch_mult: tuple[int, ...] = option("Channels of each level, in feature_dim.", (1,), at_least=1)
     norm_groups: int = option("Groups of the group norms.", 32, at_least=1)
+    fourier_features: tuple[int, ...] = option(FOURIER_FEATURES, (), at_least=0)
     dit_layers: int = option("Transformer blocks in the middle.", 20, at_least=1)
     dit_heads: int = option("Attention heads in the middle.", 12, at_least=1)
     dit_hidden: int = option("Width of the middle.", 768, at_least=4)
@@ -118,6 +126,7 @@ class UViT(Network, kw_only=True):
     def check(self) -> None:
         """See `Network.check`."""
         super().check()
+        check_fourier_features(self)
         if not self.ch_mult:
             raise UserError("config.network.ch_mult = () should have a number for each level")
         check_image(self, self.norm_groups, PATCH_SIZE * 2 ** (len(self.ch_mult) - 1))
@@ -152,7 +161,7 @@ class UViT(Network, kw_only=True):
             call = nn.remat(ResBlock.__call__) if self.remat else ResBlock.__call__
             return call(block, x, cond)
 
-        x = ImageInput(self.spec.vocab_size, width, dtype, name="input")(z_t)
+        x = ImageInput(self.spec.vocab_size, width, dtype, self.fourier_features, name="input")(z_t)
         x = nn.Conv(width, (3, 3), dtype=dtype, name="stem")(x)
         skips = [x]
         for level, multiple in enumerate(self.ch_mult):

@@ -12,9 +12,11 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
-from jaxtyping import Array, Float
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
 
-from md4jax.typing import Data, Keys, Nats, Time
+from md4jax.typing import Data, Keys, Nats, PyTree, Time
 
 # What `process.predict` returns: a pytree that the process itself understands (logits for
 # categorical data, an estimate of x0 for real data).
@@ -59,9 +61,48 @@ class NetworkSpec:
     num_classes: int | None = None
 
 
+def step_time(uniform: Float[Array, "b"], num_steps: int) -> Time:
+    """The end i / T of the one of T steps that u in [0, 1) falls into."""
+    # A u close to 1 may have been rounded up to it.
+    return jnp.minimum(jnp.floor(uniform * num_steps) + 1, num_steps) / num_steps
+
+
+class Defaults:
+    """What most processes have in common; a base class for them.
+
+    Attributes:
+      chain_length: T if reverse steps exist only between the times 0, 1/T, ..., 1; None if any two
+        times do.
+    """
+
+    chain_length: int | None = None
+
+    def init_params(self, key: Key[Array, ""]) -> PyTree:
+        """Learnable parameters of the process itself; an empty dict if it has none."""
+        return {}
+
+    def with_params(self, params: PyTree) -> Any:
+        """This process with what `init_params` gave and training changed."""
+        return self
+
+    def network_time(self, t: Time) -> Time:
+        """What the network is told of the time: it embeds 1000 times this."""
+        return t
+
+    def guide(self, conditional: Prediction, unconditional: Prediction, scale: float) -> Prediction:
+        """unconditional + scale (conditional - unconditional): scale 1 is no guidance."""
+        return jax.tree.map(lambda c, u: u + scale * (c - u), conditional, unconditional)
+
+
 @runtime_checkable
 class Process(Protocol):
     """See the module's docstring. Shapes: `b` examples of shape `*s`; likelihoods in nats."""
+
+    chain_length: int | None
+    init_params: Callable[[Any], PyTree]
+    with_params: Callable[[PyTree], Any]
+    network_time: Callable[[Time], Time]
+    guide: Callable[[Prediction, Prediction, float], Prediction]
 
     def network_spec(self, data: DataSpec) -> NetworkSpec:
         """What the network must take and give for this data."""
@@ -95,6 +136,9 @@ class Process(Protocol):
         self, keys: Keys, z_t: Data, prediction: Prediction, t: Time, s: Time
     ) -> Data:
         """z_s given z_t and the predicted x0, for s < t."""
+
+    def view(self, z_t: Data, prediction: Prediction) -> tuple[Data, Data]:
+        """z_t and the predicted x0 in the data's own values, for pictures."""
 
     def decode(self, denoise: Denoiser, z_0: Data) -> Data:
         """The sample, in the data's own values, at the end of the reverse process."""

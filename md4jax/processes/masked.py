@@ -38,7 +38,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from md4jax.options import UserError, option
-from md4jax.processes.base import DataSpec, Denoiser, NetworkSpec
+from md4jax.processes.base import DataSpec, Defaults, Denoiser, NetworkSpec, step_time
 from md4jax.typing import Keys, Logits, Nats, Time, TokenMask, Tokens
 
 
@@ -145,7 +145,7 @@ def _sum_positions(x: Float[Array, "b *s"]) -> Nats:
 
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Masked:
+class Masked(Defaults):
     """MD4's process: see the module docstring, whose equation numbers the methods cite."""
 
     schedule: str = option("How the masked share m(t) grows.", "linear", one_of=tuple(SCHEDULES))
@@ -212,7 +212,7 @@ class Masked:
     def time(self, uniform: Float[Array, "b"]) -> Time:
         if self.num_timesteps is None:
             return uniform
-        return (jnp.floor(uniform * self.num_timesteps) + 1) / self.num_timesteps
+        return step_time(uniform, self.num_timesteps)
 
     def prior_sample(self, keys: Keys, shape: tuple[int, ...]) -> Tokens:
         """All MASK."""
@@ -257,6 +257,12 @@ class Masked:
         tokens = _categorical(token_keys, prediction.astype(jnp.float32), "high")
         unmask = _bernoulli(unmask_keys, self.unmask_probability(t, t - s), z_t.shape[1:])
         return jnp.where((z_t == self.mask_id) & unmask, tokens, z_t)
+
+    def view(self, z_t: Tokens, prediction: Logits) -> tuple[Tokens, Tokens]:
+        """MASK is shown as the middle of the values; the prediction is the likeliest token."""
+        best = jnp.argmax(prediction, axis=-1)
+        is_mask = z_t == self.mask_id
+        return jnp.where(is_mask, self.vocab_size // 2, z_t), jnp.where(is_mask, best, z_t)
 
     def decode(self, denoise: Denoiser, z_0: Tokens) -> Tokens:
         """Puts the likeliest token where MASK is left: 1 - alpha(0) of all positions."""

@@ -9,5 +9,8 @@ STEPS = Table(
         "mean": "md4jax.samplers.masked:Mean",
         # MD4's `ancestral`, with the float32 truncation of its published samples.
         "joint": "md4jax.samplers.masked:Joint",
+        "ddim": "md4jax.samplers.gaussian:DDIM",
+        "heun": "md4jax.samplers.gaussian:Heun",
+        "dpm_solver": "md4jax.samplers.gaussian:DPMSolver",
     },
 )

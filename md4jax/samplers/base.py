@@ -12,61 +12,96 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Float64, Int
 
 from md4jax import rng
 from md4jax.options import UserError, option
 from md4jax.processes.base import Denoiser, Prediction, Process
-from md4jax.typing import Data, Keys, Time
-
-GRIDS = {
-    "uniform": lambda tau: tau,
-    # Small steps near t = 1, where a linear schedule would unmask many tokens at once (MD4, 4.4).
-    "cosine": lambda tau: np.cos(0.5 * np.pi * (1 - tau)),
-}
-
-
-def time_grid(name: str, num_steps: int) -> Float[Array, "times"]:
-    """Times from 1 down to 0, `num_steps + 1` of them; made in float64, returned in float32."""
-    times = GRIDS[name](np.arange(num_steps, -1, -1) / num_steps)
-    times[0], times[-1] = 1.0, 0.0
-    return jnp.asarray(times, jnp.float32)
+from md4jax.samplers.grids import GRIDS, respaced, time_grid
+from md4jax.typing import Data, Keys, PyTree, Time
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Ancestral:
-    """The process's own reverse transition. Other step functions are subclasses."""
+    """The process's own reverse transition. Other step functions are subclasses.
 
-    num_steps: int = option("Steps of the time grid: network calls a sample.", 256, at_least=1)
+    They override `move`, or, if they call the denoiser elsewhere than at (z_t, t) or remember
+    earlier steps, `memory` and `__call__`.
+    """
+
+    num_steps: int = option("Steps of the time grid.", 256, at_least=1)
     grid: str = option("How the times are spaced.", "uniform", one_of=tuple(GRIDS))
+    respacing: str = option(
+        "Improved DDPM's notation for the steps of a chain, 'ddim50', '50' or '10,15,20'; in "
+        "place of num_steps and grid.",
+        "",
+    )
     num_samples: int = option("How many samples.", 64, at_least=1)
     batch_size: int = option("Samples drawn together; changes none of them.", 64, at_least=1)
     seed: int = option("Sample i is a function of (weights, seed, i).", 0, at_least=0)
     label: int | None = option(
         "Class to draw; None goes through all classes in turn.", None, at_least=0
     )
+    guidance: float = option(
+        "Classifier-free guidance, unconditional + guidance (conditional - unconditional): 1 is "
+        "none, 0 ignores the class. Needs a model trained with config.train.label_dropout.",
+        1.0,
+        at_least=0,
+    )
+    frames: int = option("Of the film strip from noise to sample that is drawn too; 0 is none.", 0,
+                         at_least=0)  # fmt: skip
 
-    def check(self, process: object) -> None:
-        """Raises UserError if this step function cannot serve the process."""
+    def check(self, process: Process) -> None:
+        """Raises UserError if this step function or its times cannot serve the process."""
+        self.times(process)
+
+    def times(self, process: Process) -> Float64[np.ndarray, "times"]:
+        """The times steps go through, from the first down to 0. Raises UserError if impossible."""
+        if self.respacing:
+            return respaced(process.chain_length, self.respacing)
+        return time_grid(self.grid, self.num_steps, process)
+
+    def memory(self, z: Data) -> PyTree:
+        """What is handed from step to step beside z, before the first."""
+        return ()
 
     def __call__(
+        self,
+        process: Process,
+        denoise: Denoiser,
+        keys: Keys,
+        z_t: Data,
+        memory: PyTree,
+        t: Time,
+        s: Time,
+    ) -> tuple[Data, PyTree]:
+        """z_s `[b, *s]` of z_t, and the memory for the next step."""
+        return self.move(process, keys, z_t, denoise(z_t, t), t, s), memory
+
+    def move(
         self, process: Process, keys: Keys, z_t: Data, prediction: Prediction, t: Time, s: Time
     ) -> Data:
         """z_s `[b, *s]` given z_t and the prediction of x0."""
         return process.reverse_sample(keys, z_t, prediction, t, s)
 
 
-def _step(process, denoise, step, keys, times, z, i):
+# z and the step function's memory.
+State = tuple[Data, PyTree]
+
+
+def _step(process, denoise, step, keys, times, state, i) -> State:
     """One step of the grid: from times[i] to times[i + 1]."""
+    z, memory = state
     t = jnp.broadcast_to(times[i], z.shape[:1])
     s = jnp.broadcast_to(times[i + 1], z.shape[:1])
     # 0 is the prior's; steps count from 1.
-    return step(process, rng.fold(keys, i + 1), z, denoise(z, t), t, s)
+    return step(process, denoise, rng.fold(keys, i + 1), z, memory, t, s)
 
 
-def start(process: Process, keys: Keys, shape: tuple[int, ...]) -> Data:
-    """z_1, from the prior."""
-    return process.prior_sample(rng.fold(keys, 0), shape)
+def start(process: Process, step: Ancestral, keys: Keys, shape: tuple[int, ...]) -> State:
+    """z_1, from the prior, and the memory before the first step."""
+    z = process.prior_sample(rng.fold(keys, 0), shape)
+    return z, step.memory(z)
 
 
 def advance(
@@ -75,13 +110,13 @@ def advance(
     step: Ancestral,
     keys: Keys,
     times: Float[Array, "times"],
-    z: Data,
+    state: State,
     first: int | Int[Array, ""],
     last: int | Int[Array, ""],
-) -> Data:
+) -> State:
     """Steps `first` to `last - 1` of the grid, whose bounds may be traced: one compilation does."""
-    body = lambda i, z: _step(process, denoise, step, keys, times, z, i)
-    return jax.lax.fori_loop(first, last, body, z)
+    body = lambda i, state: _step(process, denoise, step, keys, times, state, i)
+    return jax.lax.fori_loop(first, last, body, state)
 
 
 def sample(
@@ -99,17 +134,33 @@ def sample(
       denoise: `(z_t, t) -> prediction`.
       step: the step function with its grid.
     """
-    times = time_grid(step.grid, step.num_steps)
+    times = jnp.asarray(step.times(process), jnp.float32)
 
-    def body(z: Any, i: Array):
-        return _step(process, denoise, step, keys, times, z, i), None
+    def body(state: Any, i: Array):
+        return _step(process, denoise, step, keys, times, state, i), None
 
-    z, _ = jax.lax.scan(body, start(process, keys, shape), jnp.arange(step.num_steps))
+    first = start(process, step, keys, shape)
+    (z, _), _ = jax.lax.scan(body, first, jnp.arange(len(times) - 1))
     return process.decode(denoise, z)
 
 
-def check_label(step: Ancestral, num_classes: int | None) -> None:
-    """Raises UserError if the class asked for does not exist."""
+def guided(process: Process, denoise: Denoiser, unconditional: Denoiser, scale: float) -> Denoiser:
+    """Classifier-free guidance (arXiv:2207.12598), in the usual convention: scale 1 is none."""
+    return lambda z_t, t: process.guide(denoise(z_t, t), unconditional(z_t, t), scale)
+
+
+def check_label(step: Ancestral, num_classes: int | None, label_dropout: float) -> None:
+    """Raises UserError if the class asked for does not exist, or guidance is not possible."""
+    if step.guidance != 1 and not (num_classes and label_dropout):
+        raise UserError(
+            f"config.sampler.guidance = {step.guidance}: the model was trained "
+            + (
+                "without config.train.label_dropout, so it knows no unconditional prediction; "
+                if num_classes
+                else "without classes; "
+            )
+            + "use 1"
+        )
     if step.label is not None and step.label >= (num_classes or 0):
         raise UserError(
             f"config.sampler.label = {step.label}: the model has "

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import pathlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int
 
@@ -14,7 +16,7 @@ from md4jax import rng
 from md4jax.console import Interrupted, Progress
 from md4jax.samplers import base
 from md4jax.training.partitioning import batch_sharding, replicated
-from md4jax.training.state import make_denoiser
+from md4jax.training.state import bind_params, make_denoiser, null_label
 from md4jax.typing import PyTree
 
 if TYPE_CHECKING:
@@ -27,30 +29,49 @@ class Generator:
     def __init__(self, model: Model):
         self.model = model
         self.step = model.experiment.sampler
-        self.times = base.time_grid(self.step.grid, self.step.num_steps)
-        sharding = batch_sharding(model.mesh)
-        shape, process = model.spec.shape, model.process
-        key = rng.stream(self.step.seed, "sample")
+        times = jnp.asarray(self.step.times(model.process), jnp.float32)
+        self.num_steps = len(times) - 1
+        self._sharding = batch_sharding(model.mesh)
+        shape, step = model.spec.shape, self.step
+        key = rng.stream(step.seed, "sample")
 
-        def keys_of(index):
-            return rng.example_keys(key, index)
-
-        def start(index):
-            return base.start(process, keys_of(index), shape)
-
-        def advance(params, z, index, label, first, last):
+        def bind(params, label):
+            process = bind_params(model.process, params)
             denoise = make_denoiser(process, model.network, params, label)
-            return base.advance(
-                process, denoise, self.step, keys_of(index), self.times, z, first, last
-            )
+            if step.guidance != 1:
+                null = jnp.full_like(label, null_label(model.network))
+                unconditional = make_denoiser(process, model.network, params, null)
+                denoise = base.guided(process, denoise, unconditional, step.guidance)
+            return process, denoise
+
+        def start(params, index):
+            process = bind_params(model.process, params)
+            return base.start(process, step, rng.example_keys(key, index), shape)
+
+        def advance(params, state, index, label, first, last):
+            keys = rng.example_keys(key, index)
+            return base.advance(*bind(params, label), step, keys, times, state, first, last)
 
         def decode(params, z, label):
-            return process.decode(make_denoiser(process, model.network, params, label), z)
+            process, denoise = bind(params, label)
+            return process.decode(denoise, z)
 
-        self._start = jax.jit(start, out_shardings=sharding)
-        self._advance = jax.jit(advance, donate_argnums=1, out_shardings=sharding)
-        self._decode = jax.jit(decode, out_shardings=replicated(model.mesh))
-        self._sharding = sharding
+        def view(params, z, label, i):
+            process, denoise = bind(params, label)
+            return process.view(z, denoise(z, jnp.broadcast_to(times[i], z.shape[:1])))
+
+        everywhere = replicated(model.mesh)
+        self._start = jax.jit(start, out_shardings=self._sharding)
+        self._advance = jax.jit(advance, donate_argnums=1, out_shardings=self._sharding)
+        self._decode = jax.jit(decode, out_shardings=everywhere)
+        self._view = jax.jit(view, out_shardings=everywhere)
+
+    def _batch(self, batch: int) -> tuple[jax.Array, jax.Array | None, np.ndarray | None]:
+        """Indices and labels of a batch on the devices, and the labels on the host."""
+        size = self.step.batch_size
+        index = np.arange(batch * size, (batch + 1) * size, dtype=np.int32)
+        labels = base.sample_labels(self.step, index, self.model.spec.num_classes)
+        return *jax.device_put((index, labels), self._sharding), labels
 
     def __call__(
         self, params: PyTree, should_stop: Callable[[], bool] = lambda: False
@@ -60,33 +81,46 @@ class Generator:
         Raises:
           Interrupted: `should_stop()` became true.
         """
-        step, size = self.step, self.step.batch_size
-        num_batches = -(-step.num_samples // size)
-        progress = Progress("sampling", num_batches * step.num_steps)
+        num_samples = self.step.num_samples
+        num_batches = -(-num_samples // self.step.batch_size)
+        progress = Progress("sampling", num_batches * self.num_steps)
         samples, labels = [], []
         for batch in range(num_batches):
-            index = np.arange(batch * size, (batch + 1) * size, dtype=np.int32)
-            label = base.sample_labels(step, index, self.model.spec.num_classes)
-            labels.append(label)
-            index, label = jax.device_put((index, label), self._sharding)
-            z = self._start(index)
-            for first, last in self._chunks():
+            index, label, host_label = self._batch(batch)
+            labels.append(host_label)
+            state = self._start(params, index)
+            for first, last in self._chunks(20):
                 if should_stop():
                     raise Interrupted
-                z = self._advance(params, z, index, label, first, last)
-                z.block_until_ready()  # Else the progress would be of what is queued.
-                progress.update(batch * step.num_steps + last)
-            samples.append(np.asarray(self._decode(params, z, label)))
-        samples = np.concatenate(samples)[: step.num_samples]
+                state = self._advance(params, state, index, label, first, last)
+                jax.block_until_ready(state)  # Else the progress would be of what is queued.
+                progress.update(batch * self.num_steps + last)
+            samples.append(np.asarray(self._decode(params, state[0], label)))
+        samples = np.concatenate(samples)[:num_samples]
         if labels[0] is None:
             return samples, None
-        return samples, np.concatenate(labels)[: step.num_samples]
+        return samples, np.concatenate(labels)[:num_samples]
 
-    def _chunks(self) -> list[tuple[int, int]]:
-        """The grid in at most 20 pieces, between which progress and signals are seen."""
-        length = -(-self.step.num_steps // 20)
-        firsts = range(0, self.step.num_steps, length)
-        return [(i, min(i + length, self.step.num_steps)) for i in firsts]
+    def film(self, params: PyTree, rows: int) -> tuple[Int[np.ndarray, "n frames *s"], ...]:
+        """How the first samples come about: z_t and the x0 predicted from it, `step.frames` times.
+
+        Both end with the sample itself. The samples are those of `__call__`.
+        """
+        index, label, _ = self._batch(0)
+        state = self._start(params, index)
+        noisy, predicted = [], []
+        for first, last in self._chunks(max(self.step.frames - 1, 1)):
+            for frames, view in zip((noisy, predicted), self._view(params, state[0], label, first)):
+                frames.append(np.asarray(view))
+            state = self._advance(params, state, index, label, first, last)
+        sample = np.asarray(self._decode(params, state[0], label))
+        rows = min(rows, self.step.num_samples)
+        return tuple(np.stack([*frames, sample], axis=1)[:rows] for frames in (noisy, predicted))
+
+    def _chunks(self, pieces: int) -> list[tuple[int, int]]:
+        """The grid in at most so many pieces of nearly equal length."""
+        ends = np.unique(np.rint(np.linspace(0, self.num_steps, pieces + 1)).astype(int))
+        return [(int(a), int(b)) for a, b in itertools.pairwise(ends)]
 
 
 def draw_samples(model: Model, samples: Int[np.ndarray, "n *s"]) -> np.ndarray | list[str]:
@@ -98,6 +132,18 @@ def draw_samples(model: Model, samples: Int[np.ndarray, "n *s"]) -> np.ndarray |
     from md4jax.visualize import image_grid
 
     return image_grid(samples, model.spec.vocab_size)
+
+
+def draw_film(model: Model, film: tuple[Int[np.ndarray, "n frames *s"], ...]) -> np.ndarray | list:
+    """`Generator.film` as a picture, a row of z_t above one of predictions, or as texts."""
+    # Sample by sample: its z_t, then what was predicted from them.
+    rows = np.stack(film, axis=1)
+    flat = rows.reshape(-1, *rows.shape[3:])
+    if model.dataset.levels is None:
+        return draw_samples(model, flat)
+    from md4jax.visualize import image_grid
+
+    return image_grid(flat, model.spec.vocab_size, columns=rows.shape[2])
 
 
 def save_drawing(path: pathlib.Path, drawing: np.ndarray | list[str]) -> pathlib.Path:

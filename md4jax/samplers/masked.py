@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from md4jax.options import UserError, option
+from md4jax.processes.base import Process
 from md4jax.processes.masked import Masked, joint_reverse_sample
 from md4jax.samplers.base import Ancestral
 from md4jax.typing import Keys, Logits, Time, Tokens
@@ -14,12 +15,13 @@ from md4jax.typing import Keys, Logits, Time, Tokens
 class _Masked(Ancestral):
     """A step for masked processes only."""
 
-    def check(self, process: object) -> None:
+    def check(self, process: Process) -> None:
         if not isinstance(process, Masked):
             raise UserError(
                 "config.sampler.name: this step is for masked processes, not "
                 f"{type(process).__name__}; use 'ancestral'"
             )
+        super().check(process)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,7 +41,7 @@ class Mean(_Masked):
         above=0,
     )
 
-    def __call__(
+    def move(
         self, process: Masked, keys: Keys, z_t: Tokens, prediction: Logits, t: Time, s: Time
     ) -> Tokens:
         final = self.temperature if self.final_temperature is None else self.final_temperature
@@ -58,7 +60,7 @@ class Joint(_Masked):
         one_of=("low", "high"),
     )
 
-    def __call__(
+    def move(
         self, process: Masked, keys: Keys, z_t: Tokens, prediction: Logits, t: Time, s: Time
     ) -> Tokens:
         return joint_reverse_sample(process, keys, z_t, prediction, t, s, self.gumbel)

@@ -170,8 +170,7 @@ class Run:
         self.check_finite(metrics.pop("first_bad_step"))
         schedule = self.optimizer.learning_rate_schedule(self.options.num_steps)
         metrics["learning_rate"] = float(schedule(step - 1))
-        line = f"step {step}/{self.options.num_steps}  loss {metrics['loss']:.4f} bits/"
-        line += self.model.spec.unit
+        line = f"step {step}/{self.options.num_steps}  loss {metrics['loss']:.4f}"
         (then, began), now = self.last_log, time.monotonic()
         self.last_log = (step, now)
         self.seconds += now - began

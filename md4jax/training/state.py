@@ -12,8 +12,9 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from md4jax import rng
-from md4jax.objectives import TIME_SAMPLING, training_loss
+from md4jax.objectives import training_loss
 from md4jax.processes.base import DataSpec, Denoiser, Process
+from md4jax.time_sampling import TIME_SAMPLING
 from md4jax.training.partitioning import BATCH_AXES
 from md4jax.typing import PyTree
 
@@ -33,8 +34,9 @@ class TrainState:
 
     Attributes:
       step: optimizer steps taken.
-      params: `{"network": ...}`; a process with learnable parameters adds its own entry.
+      params: `{"network": ..., "process": ...}`; the latter is `{}` if nothing of it is learned.
       ema_params: averaged parameters, float32; None if `ema_decay` is 0.
+      time_state: what the sampling of times remembers; None if nothing.
       metric_sums: sums over the steps since the last logged one, so that a resumed run logs the
         same means.
       first_bad_step: the first step whose loss, gradient or new parameters were not finite; -1 if
@@ -45,6 +47,7 @@ class TrainState:
     params: PyTree
     ema_params: PyTree
     opt_state: PyTree
+    time_state: PyTree
     metric_sums: dict[str, Float[Array, ""]]
     first_bad_step: Int[Array, ""]
 
@@ -61,9 +64,10 @@ def make_denoiser(
     label: Int[Array, "b"] | None = None,
     dropout: Array | None = None,
 ) -> Denoiser:
-    """Binds a network's weights to a process: `(z_t, t) -> prediction`.
+    """Binds weights to a process and a network: `(z_t, t) -> prediction`.
 
     Args:
+      process: with `params` (see `bind_params`).
       dropout: a key turns dropout on.
     """
 
@@ -71,7 +75,7 @@ def make_denoiser(
         output = network.apply(
             {"params": params["network"]},
             z_t,
-            t if network.spec.has_time else None,
+            process.network_time(t) if network.spec.has_time else None,
             label,
             train=dropout is not None,
             rngs=None if dropout is None else {"dropout": dropout},
@@ -81,47 +85,68 @@ def make_denoiser(
     return denoise
 
 
+def bind_params(process: Process, params: PyTree) -> Process:
+    """The process with what of it is learned."""
+    return process.with_params(params["process"])
+
+
 def init_params(process: Process, network: Any, data: DataSpec, seed: int) -> PyTree:
     """Fresh parameters; jit-able, so that they are made where they are to live."""
     keys = rng.example_keys(rng.stream(seed, "init"), jnp.arange(1))
+    learned = process.init_params(rng.stream(seed, "init_process"))
+    process = process.with_params(learned)
     z_t = process.prior_sample(keys, data.shape)
     t = process.time(jnp.zeros(1))
     label = jnp.zeros(1, jnp.int32) if network.spec.num_classes else None
     variables = network.init(
-        rng.stream(seed, "init"), z_t, t if network.spec.has_time else None, label
+        rng.stream(seed, "init"),
+        z_t,
+        process.network_time(t) if network.spec.has_time else None,
+        label,
     )
-    return {"network": variables["params"]}
+    return {"network": variables["params"], "process": learned}
 
 
 def make_loss(experiment: Experiment, process: Process, network: Any) -> Callable:
-    """`(params, batch, index, step, part) -> (loss, metrics)` of part of the batch of a step.
+    """`(params, times, batch, index, step, part) -> (loss, (metrics, u, losses))`: of a part of it.
 
     `index` `[b]` are the places of the examples in the global batch: noise and times follow them,
     so that neither the number of devices nor of microbatches changes what an example sees.
+    `times` is `TrainState.time_state`, which is updated with the `u` and `losses` `[b]`.
     """
     train = experiment.train
-    sample_times = TIME_SAMPLING[train.time_sampling]
+    time_sampling = TIME_SAMPLING[train.time_sampling]
 
-    def loss(params, batch, index, step, part):
+    def loss(params, times, batch, index, step, part):
         key = {
             name: jax.random.fold_in(rng.stream(train.seed, name), step)
-            for name in ("time", "noise", "dropout")
+            for name in ("time", "noise", "dropout", "label")
         }
+        bound = bind_params(process, params)
+        label = batch.get("label")
+        if train.label_dropout:
+            drop = jax.vmap(lambda k: jax.random.bernoulli(k, train.label_dropout))
+            dropped = drop(rng.example_keys(key["label"], index))
+            label = jnp.where(dropped, null_label(network), label)
         dropout = jax.random.fold_in(key["dropout"], part)
-        denoise = make_denoiser(process, network, params, batch.get("label"), dropout)
-        u = sample_times(key["time"], index, train.batch_size)
+        denoise = make_denoiser(bound, network, params, label, dropout)
+        u, weight = time_sampling.draw(times, key["time"], index, train.batch_size)
         keys = rng.example_keys(key["noise"], index)
-        return training_loss(process, denoise, batch["x0"], u, keys)
+        value, metrics, losses = training_loss(bound, denoise, batch["x0"], u, keys, weight)
+        return value, (metrics, u, losses)
 
     return loss
 
 
 def make_gradient(loss: Callable, train: Train, mesh: jax.sharding.Mesh) -> Callable:
-    """`(params, batch, step) -> (gradient, metrics)`: means over microbatches of a global batch."""
+    """`(params, times, batch, step) -> (gradient, (metrics, u, losses))` of a global batch.
+
+    Gradient and metrics are means over microbatches; u and losses `[batch_size]`.
+    """
     gradient = jax.grad(loss, has_aux=True)
     index = jnp.arange(train.batch_size, dtype=jnp.int32)
     if train.microbatches == 1:
-        return lambda params, batch, step: gradient(params, batch, index, step, 0)
+        return lambda params, times, batch, step: gradient(params, times, batch, index, step, 0)
 
     def split(x):
         # Microbatch m takes every m-th example, so that each device works on examples it holds.
@@ -130,19 +155,27 @@ def make_gradient(loss: Callable, train: Train, mesh: jax.sharding.Mesh) -> Call
             x, NamedSharding(mesh, PartitionSpec(None, BATCH_AXES))
         )
 
-    def accumulate(params, batch, step):
+    def accumulate(params, times, batch, step):
         def add(total, inputs):
             part, part_batch, part_index = inputs
-            one = gradient(params, part_batch, part_index, step, part)
-            return jax.tree.map(lambda a, b: a + b / train.microbatches, total, one), None
+            grads, (metrics, *seen) = gradient(params, times, part_batch, part_index, step, part)
+            mean = lambda a, b: a + b / train.microbatches
+            return jax.tree.map(mean, total, (grads, metrics)), seen
 
         inputs = (jnp.arange(train.microbatches), *jax.tree.map(split, (batch, index)))
         first = jax.tree.map(lambda x: x[0], inputs[1:])
-        shapes = jax.eval_shape(gradient, params, *first, step, 0)
-        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-        return jax.lax.scan(add, zeros, inputs)[0]
+        grads, (metrics, *_) = jax.eval_shape(gradient, params, times, *first, step, 0)
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (grads, metrics))
+        (grads, metrics), seen = jax.lax.scan(add, zeros, inputs)
+        u, losses = (x.swapaxes(0, 1).reshape(-1) for x in seen)  # Back in the batch's order.
+        return grads, (metrics, u, losses)
 
     return accumulate
+
+
+def null_label(network: Any) -> int:
+    """The id that says "no class given" to a network trained with label dropout: the last one."""
+    return network.spec.num_classes - 1
 
 
 def _ema(decay: float, warmup: bool, old: PyTree, new: PyTree, step: Array) -> PyTree:
@@ -151,7 +184,9 @@ def _ema(decay: float, warmup: bool, old: PyTree, new: PyTree, step: Array) -> P
     return jax.tree.map(lambda e, p: e + (1 - decay) * (p.astype(e.dtype) - e), old, new)
 
 
-def init_state(experiment: Experiment, params: PyTree, metric_names: list[str]) -> TrainState:
+def init_state(
+    experiment: Experiment, process: Process, params: PyTree, metric_names: list[str]
+) -> TrainState:
     """A state before the first step, around fresh parameters."""
     ema = None
     if experiment.train.ema_decay:
@@ -161,6 +196,7 @@ def init_state(experiment: Experiment, params: PyTree, metric_names: list[str]) 
         params=params,
         ema_params=ema,
         opt_state=experiment.optimizer.build(experiment.train.num_steps).init(params),
+        time_state=TIME_SAMPLING[experiment.train.time_sampling].init(process),
         metric_sums={name: jnp.zeros(()) for name in metric_names},
         first_bad_step=jnp.full((), -1, jnp.int32),
     )
@@ -172,8 +208,11 @@ def make_train_step(
     """`(state, batch) -> (state, metrics)`, pure; metrics are means since the last logged step."""
     import optax
 
+    update_times = TIME_SAMPLING[train.time_sampling].update
+
     def train_step(state: TrainState, batch: dict[str, Array]):
-        grads, metrics = gradient(state.params, batch, state.step)
+        grads, seen = gradient(state.params, state.time_state, batch, state.step)
+        metrics, u, losses = seen
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         metrics |= dict(zip(NORMS, map(optax.tree.norm, (grads, params, updates))))
@@ -187,7 +226,8 @@ def make_train_step(
         since = state.step % train.log_every  # Steps in the sums already.
         sums = {k: jnp.where(since == 0, 0.0, state.metric_sums[k]) + v for k, v in metrics.items()}
         means = {name: total / (since + 1) for name, total in sums.items()}
-        state = TrainState(state.step + 1, params, ema, opt_state, sums, bad)
+        times = update_times(state.time_state, u, losses)
+        state = TrainState(state.step + 1, params, ema, opt_state, times, sums, bad)
         return state, means | {"first_bad_step": bad}
 
     return train_step

@@ -10,6 +10,7 @@ import pytest
 
 from md4jax.networks import NETWORKS
 from md4jax.networks.attention import attend
+from md4jax.networks.layers import ImageInput
 from md4jax.options import UserError
 from md4jax.processes.base import NetworkSpec
 
@@ -136,6 +137,26 @@ def test_real_input(name):
     output = apply(net, random_params(net))
     assert output.shape == (2, *net.spec.shape, net.spec.out_features)
     assert np.isfinite(output).all() and np.std(output) > 1e-3
+
+
+def test_fourier_features():
+    """VDM's waves beside each real channel, in float32 whatever the network computes in."""
+    z = jnp.asarray(np.random.default_rng(0).normal(size=(2, 3, 4, 3)), jnp.float32)
+    plain = ImageInput(None, 8, jnp.float32).apply({}, z)
+    np.testing.assert_array_equal(plain, z)
+    features = ImageInput(None, 8, jnp.float32, (6, 7)).apply({}, z)
+    assert features.shape == (2, 3, 4, 15)
+    low, high = (2.0**k * 2 * np.pi * np.asarray(z, np.float64) for k in (6, 7))
+    waves = [np.sin(low), np.sin(high), np.cos(low), np.cos(high)]
+    # Angles go up to 3000, where float32 has a spacing of 0.0002.
+    np.testing.assert_allclose(features, np.concatenate([z, *waves], axis=-1), atol=5e-4)
+    coarse = ImageInput(None, 8, jnp.bfloat16, (6, 7)).apply({}, z)
+    assert coarse.dtype == jnp.bfloat16
+    np.testing.assert_allclose(coarse.astype(np.float32), features, rtol=0.005)
+
+    net = make("unet", vocab_size=None, fourier_features=(6, 7))
+    assert abstract_params(net)["stem"]["kernel"].shape == (3, 3, 2 * 5, 8)
+    assert np.isfinite(apply(net, random_params(net))).all()
 
 
 @pytest.mark.parametrize(
@@ -281,6 +302,7 @@ def test_published_parameter_counts(name, published, options, count):
         ("unet", {"norm_groups": 3}, "feature_dim = 8 should be a multiple of 3 because"),
         ("unet", {"num_heads": 3}, "feature_dim = 8 should be a multiple of 3 because"),
         ("unet", {"dtype": "float16"}, "dtype = 'float16' should be one of float32, bfloat16"),
+        ("unet", {"fourier_features": (6,)}, r"fourier_features = \(6,\) should be \(\)"),
         ("unet", {"dropout_rate": 1.0}, "dropout_rate = 1.0 should be at least 0 and below 1"),
         ("uvit", {"ch_mult": (1, 2, 4)}, "height and width should be multiples of 8, got"),
         ("uvit", {"ch_mult": ()}, r"ch_mult = \(\) should have"),

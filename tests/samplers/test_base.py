@@ -11,18 +11,19 @@ from scipy.stats import chi2
 
 from md4jax import rng
 from md4jax.options import UserError
+from md4jax.processes.gaussian import Gaussian
 from md4jax.processes.masked import Masked
 from md4jax.samplers import STEPS
 from md4jax.samplers.base import (
-    GRIDS,
     Ancestral,
     advance,
     check_label,
+    guided,
     sample,
     sample_labels,
     start,
-    time_grid,
 )
+from md4jax.samplers.grids import time_grid
 
 GOLDEN = np.load(pathlib.Path(__file__).parents[1] / "golden" / "md4_process.npz")
 VOCAB, LENGTH = 3, 3
@@ -30,6 +31,9 @@ WORDS = jnp.array(list(itertools.product(range(VOCAB), repeat=LENGTH)))
 WEIGHTS = jnp.exp(1.5 * jax.random.normal(jax.random.key(3), (len(WORDS),)))
 LAW = WEIGHTS / WEIGHTS.sum()
 PROCESS = Masked(vocab_size=VOCAB)
+# Those for other processes, each tested with its own kind; all others are tested here.
+ELSEWHERE = ("ddim", "heun", "dpm_solver")
+MASKED_STEPS = [name for name in STEPS if name not in ELSEWHERE]
 
 
 def exact(z_t, t):
@@ -50,7 +54,17 @@ def chi_squared_p(samples, expected):
     return chi2.sf(((counts - expected) ** 2 / expected).sum(), 26)
 
 
-@pytest.mark.parametrize("name", STEPS)
+def test_the_steps_tested_here_are_those_for_masked_processes():
+    """So that a new one is either drawn from below or said to be for another process."""
+    for name in STEPS:
+        if name in MASKED_STEPS:
+            STEPS[name]().check(PROCESS)
+        else:
+            with pytest.raises(UserError, match="this step is for .* processes, not Masked; use"):
+                STEPS[name]().check(PROCESS)
+
+
+@pytest.mark.parametrize("name", MASKED_STEPS)
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
 def test_many_steps_draw_the_law(name, schedule):
     """Chi-squared over the 27 words, n = 5,000, 200 steps; false alarm 1e-4 each.
@@ -73,11 +87,11 @@ def test_one_step_draws_the_marginals():
     assert chi_squared_p(samples, LAW) < 1e-12
 
 
-@pytest.mark.parametrize("grid", GRIDS)
+@pytest.mark.parametrize("grid", ["uniform", "cosine"])
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
 @pytest.mark.parametrize("steps", [8, 256])
 def test_grids_are_the_published_ones(grid, schedule, steps):
-    times = time_grid(grid, steps)
+    times = jnp.asarray(time_grid(grid, steps, PROCESS), jnp.float32)
     t, s = times[:-1], times[1:]
     published = {k: GOLDEN[f"grid/{grid}/{schedule}/T{steps}/{k}"] for k in ("t", "s", "unmask")}
     np.testing.assert_allclose(t, published["t"], atol=2e-7)
@@ -95,23 +109,24 @@ def test_sample_i_is_the_same_in_every_batch():
 def test_advance_in_pieces_is_the_scan():
     step = Ancestral(num_steps=10, grid="cosine")
     keys = rng.example_keys(rng.stream(0, "sample"), jnp.arange(6))
-    times = time_grid(step.grid, step.num_steps)
-    z = start(PROCESS, keys, (LENGTH,))
+    times = jnp.asarray(step.times(PROCESS), jnp.float32)
+    state = start(PROCESS, step, keys, (LENGTH,))
     for first, last in [(0, 3), (3, 4), (4, 10)]:
-        z = advance(PROCESS, exact, step, keys, times, z, first, last)
-    np.testing.assert_array_equal(PROCESS.decode(exact, z), draw(step, 6))
+        state = advance(PROCESS, exact, step, keys, times, state, first, last)
+    np.testing.assert_array_equal(PROCESS.decode(exact, state[0]), draw(step, 6))
 
 
 def test_unmasked_positions_never_change():
     """What was drawn once stays, over all steps."""
     keys = rng.example_keys(rng.stream(1, "sample"), jnp.arange(50))
-    times = time_grid("uniform", 20)
-    one_step = jax.jit(lambda z, i: advance(PROCESS, exact, Ancestral(), keys, times, z, i, i + 1))
-    z = start(PROCESS, keys, (LENGTH,))
+    times = jnp.asarray(time_grid("uniform", 20, PROCESS), jnp.float32)
+    one_step = jax.jit(
+        lambda state, i: advance(PROCESS, exact, Ancestral(), keys, times, state, i, i + 1)
+    )
+    state = start(PROCESS, Ancestral(), keys, (LENGTH,))
     for i in range(20):
-        z_next = one_step(z, i)
-        assert bool(((z == VOCAB) | (z_next == z)).all())
-        z = z_next
+        z, state = state[0], one_step(state, i)
+        assert bool(((z == VOCAB) | (state[0] == z)).all())
 
 
 def test_a_left_over_mask_is_decoded_to_the_mode():
@@ -128,7 +143,28 @@ def test_labels_go_through_the_classes_in_turn():
     assert sample_labels(Ancestral(), index, None) is None
     for classes in (None, 4):
         with pytest.raises(UserError, match="config.sampler.label"):
-            check_label(Ancestral(label=4), classes)
+            check_label(Ancestral(label=4), classes, 0.0)
+    check_label(Ancestral(label=3), 4, 0.0)
+
+
+def test_guidance_needs_an_unconditional_prediction():
+    check_label(Ancestral(guidance=2.0), 4, 0.1)
+    check_label(Ancestral(), None, 0.0)
+    for classes, dropout, words in ((4, 0.0, "label_dropout"), (None, 0.1, "without classes")):
+        with pytest.raises(UserError, match=f"config.sampler.guidance = 2.0.*{words}"):
+            check_label(Ancestral(guidance=2.0), classes, dropout)
+
+
+def test_guidance_scales_from_unconditional_to_conditional_and_beyond():
+    """Of log-probabilities: p(x | c)^w p(x)^(1 - w), up to its sum."""
+    z_t, t = jnp.full((2, LENGTH), VOCAB), jnp.ones(2)
+    first = jnp.log(jnp.array([0.6, 0.3, 0.1]))
+    conditional = lambda z_t, t: jnp.broadcast_to(first, (*z_t.shape, VOCAB))
+    predict = lambda scale: guided(PROCESS, conditional, exact, scale)(z_t, t)
+    np.testing.assert_allclose(predict(1.0), conditional(z_t, t), atol=1e-6)
+    np.testing.assert_array_equal(predict(0.0), exact(z_t, t))
+    expected = 3 * conditional(z_t, t) - 2 * exact(z_t, t)
+    np.testing.assert_allclose(predict(3.0), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("final, t", [(None, 1.0), (None, 0.5), (0.25, 1.0), (0.25, 1 / 3)])
@@ -137,11 +173,12 @@ def test_temperature_sharpens_each_draw(final, t):
     p, n = np.array([0.6, 0.3, 0.1]), 20_000
     keys = rng.example_keys(rng.stream(0, "sample"), jnp.arange(n))
     step = STEPS["mean"](num_steps=1, temperature=0.5, final_temperature=final)
-    z = step(
+    z, _ = step(
         PROCESS,
+        lambda z_t, t: jnp.broadcast_to(jnp.log(p), (n, 1, 3)),
         keys,
         PROCESS.prior_sample(keys, (1,)),
-        jnp.broadcast_to(jnp.log(p), (n, 1, 3)),
+        (),
         jnp.full(n, t),
         jnp.zeros(n),
     )
@@ -154,6 +191,7 @@ def test_temperature_sharpens_each_draw(final, t):
     assert chi2.sf(((counts - expected) ** 2 / expected).sum(), 2) > 1e-4
 
 
-def test_the_joint_step_is_for_masked_processes():
-    with pytest.raises(UserError, match="masked"):
-        STEPS["joint"]().check(object())
+@pytest.mark.parametrize("name", ["mean", "joint"])
+def test_steps_for_masked_processes_are_for_no_other(name):
+    with pytest.raises(UserError, match="masked processes, not Gaussian; use 'ancestral'"):
+        STEPS[name]().check(Gaussian())
