@@ -40,6 +40,9 @@ class Train:
     label_dropout: float = option(
         "Share of the examples trained without their class, for guidance.", 0.0, at_least=0, below=1
     )
+    random_flip: bool = option(
+        "Mirror each image left to right with probability 1/2, anew each time it is seen.", False
+    )
     ema_decay: float = option(
         "Of the averaged parameters that evaluation and sampling use; 0 is no averaging.",
         0.9999,

@@ -129,6 +129,11 @@ def assemble(config: Mapping[str, Any]) -> Model:
     partitioning.check_batch(mesh, evaluation.batch_size, 1, "config.eval.batch_size")
     partitioning.check_batch(mesh, sampler.batch_size, 1, "config.sampler.batch_size")
     dataset = experiment.data.load()
+    if train.random_flip and len(dataset.spec.shape) != 3:
+        raise UserError(
+            "config.train.random_flip = True: only images can be mirrored; the data have shape "
+            f"{dataset.spec.shape}"
+        )
     process = experiment.process.bind(dataset.spec)
     check_label(sampler, dataset.spec.num_classes, train.label_dropout)
     network = experiment.network_class(

@@ -12,9 +12,9 @@ Expected:  FID of 50,000 samples 17.33, 13.73, 9.17, 6.53 and 3.51 with 10, 20, 
 Status:    not run here
 
 Values are the published code's, but for the number of steps: it stops at 5,000,000 and does not say
-when the published model was saved. Not as published: no image is flipped at random, where there
-every second one is; times are antithetic in all of a batch, where there they are in pairs; the loss
-is a mean over pixels, where there it is a sum, whose gradient a norm of 1 all but always clips.
+when the published model was saved. Not as published: times are antithetic in all of a
+batch, where there they are in pairs; the loss is a mean over pixels, where there it is a sum, whose
+gradient a norm of 1 all but always clips.
 DDIM's figures are with --config.process.clip=none, the ancestral one with clipping.
 """
 
@@ -49,6 +49,7 @@ def get_config() -> ml_collections.ConfigDict:
             num_steps=500_000,
             batch_size=128,
             seed=0,
+            random_flip=True,
             ema_decay=0.9999,
             log_every=500,
             eval_every=10_000,

@@ -12,9 +12,9 @@ Expected:  FID of 50,000 samples 3.17 (DDPM's paper) with the sampler dict(name=
            loss; by --mode=evaluate --config.eval.time_points=2000, each of the steps twice
 Status:    not run here
 
-Values are the published code's. Not as published: no image is flipped at random, where there every
-second one is; and times are antithetic in all of a batch, where there they are independent. DDIM's
-figures are with --config.process.clip=none, the ancestral one with clipping.
+Values are the published code's. Not as published: times are antithetic in all of a batch, where
+there they are independent. DDIM's figures are with --config.process.clip=none, the ancestral one
+with clipping.
 """
 
 import ml_collections
@@ -50,6 +50,7 @@ def get_config() -> ml_collections.ConfigDict:
             num_steps=800_000,
             batch_size=128,
             seed=0,
+            random_flip=True,
             ema_decay=0.9999,
             log_every=500,
             eval_every=10_000,

@@ -10,10 +10,9 @@ Hardware:  TPU v3-8, 12.6 days for the 2,400,000 steps (2.2 a second: the paper'
 Expected:  FID of 50,000 samples 6.36 (the paper's figure); 4.90 with a network of about 256 M
 Status:    not run here
 
-Values are the published code's. Not as published: no image is flipped at random, where the code's
-default is every second one; times are antithetic in all of a batch, where there they are
-independent. The EMA's decay of 0.9999 is DDPM's; the configs of DDIM's code have 0.999, no warm-up
-and no clipping.
+Values are the published code's. Not as published: times are antithetic in all of a batch, where
+there they are independent. The EMA's decay of 0.9999 is DDPM's; the configs of DDIM's code have
+0.999, no warm-up and no clipping.
 """
 
 import ml_collections
@@ -49,6 +48,7 @@ def get_config() -> ml_collections.ConfigDict:
             num_steps=2_400_000,
             batch_size=64,
             seed=0,
+            random_flip=True,
             ema_decay=0.9999,
             log_every=100,
             eval_every=50_000,

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from md4jax import rng
 from md4jax.objectives import training_loss
 from md4jax.processes.base import DataSpec, Denoiser, Process
 from md4jax.time_sampling import TIME_SAMPLING
 from md4jax.training.partitioning import BATCH_AXES
-from md4jax.typing import PyTree
+from md4jax.typing import Keys, PyTree
 
 if TYPE_CHECKING:
     import optax
@@ -107,6 +107,10 @@ def init_params(process: Process, network: Any, data: DataSpec, seed: int) -> Py
     return {"network": variables["params"], "process": learned}
 
 
+def _toss(keys: Keys, probability: float) -> Bool[Array, "b"]:
+    return jax.vmap(lambda key: jax.random.bernoulli(key, probability))(keys)
+
+
 def make_loss(experiment: Experiment, process: Process, network: Any) -> Callable:
     """`(params, times, batch, index, step, part) -> (loss, (metrics, u, losses))`: of a part of it.
 
@@ -120,19 +124,21 @@ def make_loss(experiment: Experiment, process: Process, network: Any) -> Callabl
     def loss(params, times, batch, index, step, part):
         key = {
             name: jax.random.fold_in(rng.stream(train.seed, name), step)
-            for name in ("time", "noise", "dropout", "label")
+            for name in ("time", "noise", "dropout", "label", "flip")
         }
+        toss = lambda name, p: _toss(rng.example_keys(key[name], index), p)
         bound = bind_params(process, params)
         label = batch.get("label")
         if train.label_dropout:
-            drop = jax.vmap(lambda k: jax.random.bernoulli(k, train.label_dropout))
-            dropped = drop(rng.example_keys(key["label"], index))
-            label = jnp.where(dropped, null_label(network), label)
+            label = jnp.where(toss("label", train.label_dropout), null_label(network), label)
+        x0 = batch["x0"]
+        if train.random_flip:  # [b, height, width, channels]
+            x0 = jnp.where(toss("flip", 0.5)[:, None, None, None], x0[:, :, ::-1], x0)
         dropout = jax.random.fold_in(key["dropout"], part)
         denoise = make_denoiser(bound, network, params, label, dropout)
         u, weight = time_sampling.draw(times, key["time"], index, train.batch_size)
         keys = rng.example_keys(key["noise"], index)
-        value, metrics, losses = training_loss(bound, denoise, batch["x0"], u, keys, weight)
+        value, metrics, losses = training_loss(bound, denoise, x0, u, keys, weight)
         return value, (metrics, u, losses)
 
     return loss

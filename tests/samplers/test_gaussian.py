@@ -221,6 +221,27 @@ def test_eta_one_is_ancestral_with_the_posteriors_variance(kind):
 
 
 @pytest.mark.parametrize("kind", ["chain", "vdm"])
+def test_eta_is_the_share_of_the_posteriors_deviation(kind):
+    """And what it leaves of S_s is the predicted noise's; to 1e-5, rounding in a difference."""
+    process, key = PROCESSES[kind], keys(1)
+    t, s = jnp.full(1, 0.5), jnp.full(1, 0.3)
+    x0 = jnp.array([[0.2, -0.7, 0.5]])
+    drawn = md4jax.samplers.gaussian.standard_normal(key, (3,))
+
+    def move(eta, noise):
+        z_t = process.diffuse(x0, jnp.full_like(x0, noise), t)
+        return DDIM(eta=eta).move(process, key, z_t, Estimate(x0, x0, None), t, s)
+
+    for eta in (0.0, 0.3, 0.7, 1.0):
+        fresh = (move(eta, 0.0) - process.diffuse(x0, jnp.zeros_like(x0), s)) / drawn
+        kept = move(eta, 1.0) - move(eta, 0.0)
+        wanted = eta * np.sqrt(process.posterior_variance(t, s))
+        np.testing.assert_allclose(fresh[0], np.repeat(wanted, 3), atol=1e-5)
+        total = np.repeat(process.noise_variance(s), 3)
+        np.testing.assert_allclose((fresh**2 + kept**2)[0], total, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["chain", "vdm"])
 def test_encoding_is_inverse_to_decoding(kind):
     """To first order: half the error with twice the steps. And what it gives is the flow's z_1."""
     process = PROCESSES[kind]
