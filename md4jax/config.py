@@ -236,6 +236,8 @@ def differences(saved: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]
         for key in sorted(set(old) | set(new)):
             if key in known and known[key].metadata["option"].changeable:
                 continue
+            if key not in old and key in known and new[key] == known[key].default:
+                continue  # Of a run from before there was such a key.
             if old.get(key) != new.get(key):
                 lines.append(f"{section}.{key}: {old.get(key)!r} -> {new.get(key)!r}")
     return lines

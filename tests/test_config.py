@@ -90,6 +90,12 @@ def test_differences_are_of_what_makes_a_run_another_run():
         "train.batch_size: 4 -> 8",
     ]
     assert differences(saved, saved) == []
+    # A key that is newer than the saved run: the run is as if it had the default.
+    del saved["train"]["random_flip"]
+    given = make_config(**sections())
+    assert differences(saved, given) == []
+    given.train.random_flip = True
+    assert differences(saved, given) == ["train.random_flip: None -> True"]
 
 
 def test_describe_lists_every_field_of_every_component():

@@ -164,7 +164,17 @@ def walk(config, workdir):
         assert drawing.stat().st_size > 0
 
 
-@pytest.mark.parametrize("path", tiny.CONFIGS)
+def different_configs():
+    """One path of each group of configs that only their sizes and the place of their data part."""
+    found = {}
+    for path in tiny.CONFIGS:
+        values = to_dict(tiny.tiny(load_config(tiny.ROOT / path)))
+        values["data"].pop("path", None)
+        found.setdefault(json.dumps(values), path)
+    return list(found.values())
+
+
+@pytest.mark.parametrize("path", different_configs())
 def test_config(path, tmp_path):
     config = tiny.with_data(tiny.tiny(load_config(tiny.ROOT / path)), tmp_path)
     walk(config, tmp_path / "run")
@@ -316,10 +326,9 @@ def choose_sampler(config, name, grid):
 
 
 def test_every_sampler_and_grid(trained, tmp_path):
-    """Each step function on each grid draws from a trained folder; none overwrites another.
+    """All step functions and all grids draw from a trained folder; none overwrites another.
 
-    Of the masked process and the Gaussian, each with all that it takes, and there is nothing that
-    neither takes.
+    Of the masked process and the Gaussian, each with what it takes; the rest is of the other.
     """
     gaussian = tiny_of("configs/digits/gaussian.py", train__num_steps=1)
     md4jax.train(gaussian, tmp_path)
@@ -328,16 +337,14 @@ def test_every_sampler_and_grid(trained, tmp_path):
         chosen = {(s, g): choose_sampler(config, s, g) for s in STEPS for g in GRIDS}
         chosen = {key: value for key, value in chosen.items() if value is not None}
         tried |= set(chosen)
+        # Each step and each grid, not in a product.
+        chosen = {k: v for k, v in chosen.items() if k[0] == "ancestral" or k[1] == "uniform"}
         files = {md4jax.sample(one, workdir) for one in chosen.values()}
         assert len(files) == len(chosen)
         for file in files:
             check_samples(file, config)
-    assert {s for s, _ in tried} == set(STEPS) and {g for _, g in tried} == set(GRIDS)
-    # A grid that a step does not take anywhere is of the other process.
-    assert {pair for pair in ((s, g) for s in STEPS for g in GRIDS) if pair not in tried} == {
-        ("mean", "karras"),
-        ("joint", "karras"),
-    }
+    everything = {(s, g) for s in STEPS for g in GRIDS}
+    assert everything - tried == {("mean", "karras"), ("joint", "karras")}
 
 
 def test_samples_are_a_function_of_seed_and_index(trained):
