@@ -64,6 +64,9 @@ def _parse_flags(argv: list[str]) -> list[str]:
     """Absl's parser, with what flags, configs and overrides raise turned into one line."""
     from absl import flags
 
+    from md4jax.config import note_names
+
+    note_names(argv)
     try:
         return flags.FLAGS(argv)
     except (UserError, flags.Error) as error:

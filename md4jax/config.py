@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ml_collections
@@ -128,6 +129,29 @@ def _fields(values: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in values.items() if k != "name"}
 
 
+# The components that a command line names, by section.
+_named: dict[str, str] = {}
+
+
+def note_names(argv: Sequence[str]) -> None:
+    """Notes each `--config.section.name=...` for `make_config` to give it that component's keys.
+
+    The command line's other overrides are of keys that exist, so those have to be there first.
+    """
+    _named.clear()
+    for argument in argv:
+        if match := re.fullmatch(r"--?config\.(\w+)\.name=(.*)", argument):
+            _named[match[1]] = match[2]
+
+
+def _renamed(section: str, values: dict[str, Any]) -> dict[str, Any]:
+    """The section with the component that the command line names; what both have stays."""
+    name, entry = _named.get(section), SECTIONS[section]
+    if name is None or name == values.get("name") or not isinstance(entry, Table):
+        return values
+    return {"name": name} | {k: v for k, v in values.items() if k in options_of(entry[name])}
+
+
 def make_config(**sections: Mapping[str, Any]) -> ml_collections.ConfigDict:
     """Fills in every default, so that each key can be overridden on the command line.
 
@@ -146,6 +170,8 @@ def make_config(**sections: Mapping[str, Any]) -> ml_collections.ConfigDict:
         values = dict(sections.get(section, {}))
         cls = _component(section, values)
         check_options(cls, _fields(values), section)
+        values = _renamed(section, values)
+        cls = _component(section, values)
         filled = ml_collections.ConfigDict({"name": values["name"]} if "name" in values else {})
         for name, field in options_of(cls).items():
             value = values.get(name, field.default)

@@ -5,7 +5,15 @@ import json
 
 import pytest
 
-from md4jax.config import SECTIONS, build, describe, differences, make_config, to_dict
+from md4jax.config import (
+    SECTIONS,
+    build,
+    describe,
+    differences,
+    make_config,
+    note_names,
+    to_dict,
+)
 from md4jax.options import Table, UserError, option, options_of
 
 
@@ -73,6 +81,18 @@ def test_a_config_survives_json():
     again = json.loads(json.dumps(to_dict(config)))
     assert to_dict(again) == to_dict(config)
     assert build(again).network_options["ch_mult"] == (1, 2)
+
+
+def test_another_component_can_be_named_on_the_command_line():
+    """It has its own keys, to be overridden too, and keeps those it shares with the file's one."""
+    try:
+        note_names(["main.py", "--config.sampler.name=heun", "--config.sampler.churn=1"])
+        config = make_config(**sections(sampler={"name": "mean", "num_steps": 7}))
+    finally:
+        note_names([])
+    assert config.sampler.name == "heun"
+    assert config.sampler.num_steps == 7
+    assert config.sampler.churn == 0 and "temperature" not in config.sampler
 
 
 def test_differences_are_of_what_makes_a_run_another_run():

@@ -34,7 +34,7 @@ def config(tmp_path_factory):
 
 def test_four_devices():
     """All tests of `four_devices.py`, with four devices."""
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--color=no"]
+    command = [sys.executable, "-m", "pytest", "-n0", "-p", "no:cacheprovider", "--color=no"]
     done = subprocess.run(
         [*command, str(tiny.ROOT / "tests" / "four_devices.py")],
         capture_output=True, text=True, cwd=tiny.ROOT, env=tiny.environment(devices=4),

@@ -38,7 +38,7 @@ def get_config() -> ml_collections.ConfigDict:
             name="adamw", learning_rate=2e-3, warmup_steps=100, b2=0.99, weight_decay=0.01
         ),
         train=dict(
-            num_steps=1150,
+            num_steps=1050,
             batch_size=64,
             ema_decay=0.998,
             ema_warmup=True,
