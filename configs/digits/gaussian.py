@@ -1,10 +1,10 @@
-"""DDPM on the 8 x 8 digits of scikit-learn, with the network and the budget of `masked.py`.
+"""Improved DDPM on the 8 x 8 digits of scikit-learn: network and budget of `masked.py`.
 
 Command:   python main.py --config=configs/digits/gaussian.py --workdir=/tmp/md4jax/digits_gaussian
 Network:   1,733,122 parameters
 Batch:     64
-Hardware:  2 CPU cores
-Expected:  not run
+Hardware:  2 CPU cores, 4 min 45 s of training
+Expected:  test bound of 1.94 bits/dim; more in README.md, "Results measured here"
 """
 
 import ml_collections
