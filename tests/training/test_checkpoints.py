@@ -208,9 +208,9 @@ def test_save_that_fails_in_the_background_is_told(tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert checkpoints.latest_step() == 1
-    checkpoints.save(2, make_state(2), {})  # The disk has room again.
+    checkpoints.save(3, make_state(3), {})  # The disk has room again.
     checkpoints.close()
-    assert restore(tmp_path).step == 2
+    assert restore(tmp_path).step == 3
 
 
 def test_left_over_folders_are_ignored_and_cleaned(tmp_path):
