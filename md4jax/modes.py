@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -100,6 +101,22 @@ def _baselines(model: Model) -> str:
     return f"for comparison, from counts of the training split: {figures} {unit}"
 
 
+def _not_over_others(file: pathlib.Path, arrays: dict[str, np.ndarray]) -> pathlib.Path:
+    """The file, or one with a number behind its name if there are other samples in it.
+
+    The name has not all that samples depend on.
+    """
+
+    def is_free(path):
+        if not path.exists():
+            return True
+        with np.load(path) as old:
+            return set(old) == set(arrays) and all(np.array_equal(old[k], arrays[k]) for k in old)
+
+    numbered = (file.with_name(f"{file.stem}_{n}.npz") for n in itertools.count(2))
+    return next(path for path in itertools.chain([file], numbered) if is_free(path))
+
+
 def sample(config: Mapping[str, Any], workdir: str | pathlib.Path) -> pathlib.Path | None:
     """Draws `config.sampler.num_samples` samples into `samples/<what>.npz` and a picture or text.
 
@@ -132,6 +149,7 @@ def sample(config: Mapping[str, Any], workdir: str | pathlib.Path) -> pathlib.Pa
     if hosts.is_first():
         file.parent.mkdir(parents=True, exist_ok=True)
         arrays = {"samples": samples} | ({} if labels is None else {"labels": labels})
+        file = _not_over_others(file, arrays)
         np.savez_compressed(file, **arrays)
         drawing = save_drawing(file.with_suffix(""), draw_samples(model, samples))
         if film is not None:

@@ -350,9 +350,13 @@ def test_every_sampler_and_grid(trained, tmp_path):
 def test_samples_are_a_function_of_seed_and_index(trained):
     """They do not depend on the batch size; another seed or class draws others."""
     config, workdir = trained
+    file = md4jax.sample(config, workdir)
     four, _ = draw(config, workdir)
     three, _ = draw(tiny.override(config, sampler__batch_size=2, sampler__num_samples=3), workdir)
     assert (three == four[:3]).all()
+    with np.load(file) as kept:  # Not written over by the three, or twice by the four.
+        assert (kept["samples"] == four).all()
+    assert len(list(file.parent.glob(f"{file.stem}*.npz"))) == 2
     other, labels = draw(tiny.override(config, sampler__seed=1, sampler__label=7), workdir)
     assert (other != four).any()
     assert labels.tolist() == [7] * config.sampler.num_samples
