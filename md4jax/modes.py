@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -141,7 +142,6 @@ def sample(config: Mapping[str, Any], workdir: str | pathlib.Path) -> pathlib.Pa
     with StopSignal() as stop:
         try:
             samples, labels = generator(params, lambda: stop.requested)
-            film = generator.film(params, FILM_ROWS) if options.frames else None
         except Interrupted:
             say("stopped; nothing was written")
             return None
@@ -150,10 +150,14 @@ def sample(config: Mapping[str, Any], workdir: str | pathlib.Path) -> pathlib.Pa
         file.parent.mkdir(parents=True, exist_ok=True)
         arrays = {"samples": samples} | ({} if labels is None else {"labels": labels})
         file = _not_over_others(file, arrays)
-        np.savez_compressed(file, **arrays)
+        temporary = file.with_name(f".{file.name}")  # Never there by half.
+        np.savez_compressed(temporary, **arrays)
+        os.replace(temporary, file)
         drawing = save_drawing(file.with_suffix(""), draw_samples(model, samples))
-        if film is not None:
-            strip = file.with_name(file.stem + "_film")
-            drawing = f"{drawing} and {save_drawing(strip, draw_film(model, film)).name}"
         say(f"results: {len(samples)} samples in {file}, drawn in {drawing}")
+    if options.frames:
+        film = generator.film(params, FILM_ROWS)
+        if hosts.is_first():
+            strip = file.with_name(file.stem + "_film")
+            say(f"film strip: {save_drawing(strip, draw_film(model, film))}")
     return file

@@ -259,7 +259,7 @@ class GaussianBase(Defaults):
         return dataclasses.replace(guided, variance=conditional.variance)
 
     def view(self, z_t: Image, prediction: Estimate) -> tuple[Levels, Levels]:
-        return to_levels(z_t, self.levels), to_levels(prediction.x0, self.levels)
+        return to_levels(z_t, self.levels), to_levels(self.clipped(prediction), self.levels)
 
     def decode(self, denoise: Denoiser, z_0: Data) -> Levels:
         """The nearest levels to z_0, its signal scaled back."""
