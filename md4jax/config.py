@@ -84,6 +84,13 @@ class Eval:
         changeable=True,
     )  # fmt: skip
     seed: int = option("Of times and noise.", 0, at_least=0, changeable=True)
+    path_samples: int | None = option(
+        "Also the importance-weighted bound of so many whole paths an example, T network calls "
+        "each; for star-shaped processes. None is no such bound.",
+        None,
+        at_least=1,
+        changeable=True,
+    )
 
     def __post_init__(self):
         if self.time_points % 2:
@@ -235,6 +242,11 @@ def build(config: Mapping[str, Any]) -> Experiment:
         else:
             parts[section] = cls(**fields)
     parts["sampler"].check(parts["process"])
+    if parts["eval"].path_samples and not hasattr(parts["process"], "path_log_weight"):
+        raise UserError(
+            f"config.eval.path_samples = {parts['eval'].path_samples}: only star-shaped processes "
+            "weigh whole paths; use None"
+        )
     TIME_SAMPLING[parts["train"].time_sampling].check(parts["process"])
     return Experiment(**parts)
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 
 from md4jax import config as config_lib
 from md4jax.options import UserError
@@ -16,6 +17,9 @@ from md4jax.samplers.base import check_label
 from md4jax.time_sampling import TIME_SAMPLING
 from md4jax.training import partitioning, state
 from md4jax.typing import PyTree
+
+# So many say enough of histograms and moments.
+STATISTICS_EXAMPLES = 10_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +64,8 @@ class Model:
         """Shapes of a training batch."""
         sharding = partitioning.batch_sharding(self.mesh)
         size = self.experiment.train.batch_size
-        batch = {"x0": jax.ShapeDtypeStruct((size, *self.spec.shape), "int32", sharding=sharding)}
+        kind = "float32" if self.spec.vocab_size is None else "int32"
+        batch = {"x0": jax.ShapeDtypeStruct((size, *self.spec.shape), kind, sharding=sharding)}
         if self.spec.num_classes:
             batch["label"] = jax.ShapeDtypeStruct((size,), "int32", sharding=sharding)
         return batch
@@ -72,22 +77,32 @@ class Model:
         batch, number = self.abstract_batch(), jax.ShapeDtypeStruct((), "int32")
         index = jax.ShapeDtypeStruct((self.experiment.train.batch_size,), "int32")
         times = TIME_SAMPLING[self.experiment.train.time_sampling]
-        times = jax.eval_shape(lambda: times.init(self.process))
-        _, (metrics, *_) = jax.eval_shape(loss, params, times, batch, index, number, number)
+        fixed = (
+            self.process.abstract_statistics(),
+            jax.eval_shape(lambda: times.init(self.process)),
+        )
+        _, (metrics, *_) = jax.eval_shape(loss, params, fixed, batch, index, number, number)
         return [*metrics, *state.NORMS]
 
     def _init_params(self) -> PyTree:
         seed = self.experiment.train.seed
         return state.init_params(self.process, self.network, self.spec, seed)
 
-    def _init(self) -> state.TrainState:
+    def _init(self, statistics: PyTree) -> state.TrainState:
         return state.init_state(
-            self.experiment, self.process, self._init_params(), self._metric_names
+            self.experiment, self.process, self._init_params(), statistics, self._metric_names
         )
+
+    def _statistics(self) -> PyTree:
+        """What the process makes of training examples, evenly spaced if there are many."""
+        split = self.split("train")
+        count = min(len(split), STATISTICS_EXAMPLES)
+        examples = split.gather(np.arange(count, dtype=np.int64) * len(split) // count)["x0"]
+        return self.process.estimate_statistics(examples)
 
     @functools.cached_property
     def _abstract_state(self) -> PyTree:
-        shapes = jax.eval_shape(self._init)
+        shapes = jax.eval_shape(self._init, self.process.abstract_statistics())
         return jax.tree.map(
             lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
             shapes,
@@ -101,7 +116,7 @@ class Model:
     def init_state(self) -> state.TrainState:
         """The state before the first step, made where its arrays are to live."""
         shardings = jax.tree.map(lambda x: x.sharding, self.abstract_state())
-        return jax.jit(self._init, out_shardings=shardings)()
+        return jax.jit(self._init, out_shardings=shardings)(self._statistics())
 
 
 def _network_spec(process: Process, data: DataSpec, label_dropout: float) -> NetworkSpec:
@@ -129,10 +144,12 @@ def assemble(config: Mapping[str, Any]) -> Model:
     partitioning.check_batch(mesh, evaluation.batch_size, 1, "config.eval.batch_size")
     partitioning.check_batch(mesh, sampler.batch_size, 1, "config.sampler.batch_size")
     dataset = experiment.data.load()
-    if train.random_flip and len(dataset.spec.shape) != 3:
+    is_image = len(dataset.spec.shape) == 3 and dataset.spec.vocab_size is not None
+    if train.random_flip and not is_image:
+        kind = "real values" if dataset.spec.vocab_size is None else "integers"
         raise UserError(
-            "config.train.random_flip = True: only images can be mirrored; the data have shape "
-            f"{dataset.spec.shape}"
+            "config.train.random_flip = True: only images can be mirrored; the data are "
+            f"{kind} of shape {dataset.spec.shape}"
         )
     process = experiment.process.bind(dataset.spec)
     check_label(sampler, dataset.spec.num_classes, train.label_dropout)

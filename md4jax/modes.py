@@ -18,8 +18,6 @@ from md4jax.training import workdir as workdir_lib
 from md4jax.training.checkpoints import Checkpoints
 from md4jax.typing import PyTree
 
-FILM_ROWS = 8  # Samples in a film strip.
-
 
 def restore(config: Mapping[str, Any], workdir: str | pathlib.Path) -> tuple[Model, PyTree, int]:
     """A trained model, its weights (averaged, if training averaged them) and its step.
@@ -66,7 +64,8 @@ def evaluate(config: Mapping[str, Any], workdir: str | pathlib.Path) -> list[dic
             results.append({"source": "evaluate", **result})
             writer.evaluation(step, results[-1])
     say(_table(model, step, results))
-    say(_baselines(model))
+    if baselines := _baselines(model):
+        say(baselines)
     say(f"results: {pathlib.Path(workdir).absolute()}/metrics/eval.jsonl")
     return results
 
@@ -87,6 +86,9 @@ def _table(model: Model, step: int, results: list[dict[str, Any]]) -> str:
         )
         for r in results
     ]
+    if model.experiment.eval.path_samples:
+        header += (f"{model.experiment.eval.path_samples} paths",)
+        rows = [(*row, f"{r['path_bits_per_dim']:.4f}") for row, r in zip(rows, results)]
     widths = [max(map(len, column)) for column in zip(header, *rows)]
     for row in (header, *rows):
         lines.append("  ".join(cell.rjust(width) for cell, width in zip(row, widths)))
@@ -94,11 +96,13 @@ def _table(model: Model, step: int, results: list[dict[str, Any]]) -> str:
 
 
 def _baselines(model: Model) -> str:
-    """What a model would cost that knows only how often values occur, on the same data."""
+    """What a model would cost that knows only how often values occur; empty for real data."""
     from md4jax.data.describe import entropies
 
     unit = f"bits/{model.spec.unit}"
     figures = ", ".join(f"{k} {v:.4f}" for k, v in entropies(model.dataset).items())
+    if not figures:
+        return ""
     return f"for comparison, from counts of the training split: {figures} {unit}"
 
 
@@ -121,8 +125,8 @@ def _not_over_others(file: pathlib.Path, arrays: dict[str, np.ndarray]) -> pathl
 def sample(config: Mapping[str, Any], workdir: str | pathlib.Path) -> pathlib.Path | None:
     """Draws `config.sampler.num_samples` samples into `samples/<what>.npz` and a picture or text.
 
-    With `config.sampler.frames` a film strip of the first ones is drawn too: what is noise at first
-    and, below it, the x0 that the model takes it for.
+    With `config.sampler.frames` two film strips of the first ones are drawn too: how noise becomes
+    samples, above the x0 that the model takes it for, and how data become noise.
 
     Returns the path of the `.npz`, or None if the run was stopped.
 
@@ -156,8 +160,8 @@ def sample(config: Mapping[str, Any], workdir: str | pathlib.Path) -> pathlib.Pa
         drawing = save_drawing(file.with_suffix(""), draw_samples(model, samples))
         say(f"results: {len(samples)} samples in {file}, drawn in {drawing}")
     if options.frames:
-        film = generator.film(params, FILM_ROWS)
-        if hosts.is_first():
-            strip = file.with_name(file.stem + "_film")
-            say(f"film strip: {save_drawing(strip, draw_film(model, film))}")
+        for name, film in generator.films(params).items():
+            if hosts.is_first():
+                strip = file.with_name(f"{file.stem}_{name}")
+                say(f"{name}: {save_drawing(strip, draw_film(model, film))}")
     return file

@@ -55,6 +55,26 @@ def training_loss(
     return loss, metrics, sum(terms.values())
 
 
+def path_bound(process: Process, denoise: Denoiser, x0: Data, keys: Keys, samples: int) -> Nats:
+    """The importance-weighted bound on -log p(x0), `-log mean_k w_k` of whole paths, nats `[b]`.
+
+    Y. Burda, R. Grosse, R. Salakhutdinov, arXiv:1509.00519, eq. 8, for each example as a whole: it
+    falls as there are more paths, and for one path it is in the mean the bound itself.
+
+    Args:
+      process: has `path_log_weight`.
+      samples: paths an example, T network calls each.
+    """
+
+    def add(total, number):
+        log_weight = process.path_log_weight(rng.fold(keys, number), denoise, x0)
+        return jnp.logaddexp(total, log_weight), None
+
+    start = jnp.full(len(x0), -jnp.inf)
+    total, _ = jax.lax.scan(add, start, jnp.arange(samples))
+    return math.log(samples) - total
+
+
 def bound(
     process: Process, denoise: Denoiser, x0: Data, keys: Keys, time_points: int
 ) -> dict[str, Nats]:

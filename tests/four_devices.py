@@ -81,7 +81,7 @@ def gradient(model):
     state = tiny.shaken(model.init_state())
     batch = model.split("train").gather(np.arange(model.experiment.train.batch_size))
     batch = jax.device_put(batch, partitioning.batch_sharding(model.mesh))
-    return jax.jit(model.gradient())(state.params, state.time_state, batch, state.step)
+    return jax.jit(model.gradient())(state.params, state.fixed, batch, state.step)
 
 
 @pytest.fixture(scope="module")

@@ -1,8 +1,8 @@
-"""What a data set is: named splits of integer examples, and who they are.
+"""What a data set is: named splits of integer or real examples, and who they are.
 
 A split gives examples by index and many at once, so that which examples a batch holds is decided
 elsewhere, by arithmetic (`pipeline.batch_indices`). Arrays keep the type they are stored in and
-become int32 when they are gathered.
+become int32, or float32 if they are real, when they are gathered.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Integer, Shaped
 
+from md4jax.options import UserError
 from md4jax.processes.base import DataSpec
+from md4jax.processes.domains import DOMAINS
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +41,7 @@ class Split(Protocol):
         """Number of examples."""
 
     def gather(self, indices: Integer[np.ndarray, "n"]) -> dict[str, np.ndarray]:
-        """`x0` int32 `[n, *shape]`, and `label` int32 `[n]` where there are labels."""
+        """`x0` int32 or float32 `[n, *shape]`, and `label` int32 `[n]` where there are labels."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -47,7 +49,7 @@ class ArraySplit:
     """Examples that are the rows of an array, in memory or memory-mapped.
 
     Attributes:
-      examples: of any integer type.
+      examples: of any integer type, or real.
       labels: one an example, or None.
     """
 
@@ -63,8 +65,9 @@ class ArraySplit:
         return len(self.examples)
 
     def gather(self, indices: Integer[np.ndarray, "n"]) -> dict[str, np.ndarray]:
-        """`x0` int32 `[n, *shape]`, and `label` int32 `[n]` where there are labels."""
-        rows = {"x0": np.asarray(self.examples[indices]).astype(np.int32)}
+        """`x0` int32 or float32 `[n, *shape]`, and `label` int32 `[n]` where there are labels."""
+        kind = np.float32 if self.examples.dtype.kind == "f" else np.int32
+        rows = {"x0": np.asarray(self.examples[indices]).astype(kind)}
         if self.labels is not None:
             rows["label"] = self.labels[indices].astype(np.int32)
         return rows
@@ -155,22 +158,25 @@ def blocks(array: Shaped[np.ndarray, "..."]) -> Iterator[Shaped[np.ndarray, "blo
 def fingerprint(spec: DataSpec, arrays: Mapping[str, Shaped[np.ndarray, "..."]]) -> str:
     """Identity of a data set, to refuse resuming on other data.
 
-    A sha256 over the spec and each array's name, shape and entries as little-endian int32,
-    so that it does not depend on the type or path they are stored in. Of arrays with more than
-    `WHOLE` (134 million) entries only 64 evenly spaced blocks of 262,144 entries are read: another
-    corpus or tokenizer is noticed, a small edit between the blocks is not.
+    A sha256 over the spec and each array's name, shape and entries as little-endian int32, or
+    float32 if the data are real, so that it does not depend on the type or path they are stored in.
+    Of arrays with more than `WHOLE` (134 million) entries only 64 evenly spaced blocks of 262,144
+    entries are read: another corpus or tokenizer is noticed, a small edit between blocks is not.
     """
     digest = hashlib.sha256(repr(spec).encode())
+    if spec.domain is not None:  # It is not in the repr.
+        digest.update(spec.domain.encode())
     for name, array in sorted(arrays.items()):
         digest.update(f"{name}{array.shape}".encode())
         for block in blocks(array):
-            digest.update(np.ascontiguousarray(block, "<i4").data)
+            kind = "<f4" if array.dtype.kind == "f" else "<i4"
+            digest.update(np.ascontiguousarray(block, kind).data)
     return digest.hexdigest()[:32]
 
 
-def value_range(array: Shaped[np.ndarray, "..."]) -> tuple[int, int]:
+def value_range(array: Shaped[np.ndarray, "..."]) -> tuple[int, int] | tuple[float, float]:
     """Least and greatest entry, of sampled blocks if the array is large (see `blocks`)."""
-    ranges = [(int(b.min()), int(b.max())) for b in blocks(array)]
+    ranges = [(b.min().item(), b.max().item()) for b in blocks(array)]
     return min(low for low, _ in ranges), max(high for _, high in ranges)
 
 
@@ -185,3 +191,27 @@ def log_left_out(splits: Mapping[str, Split]) -> None:
                 len(split.tokens),
                 split.length,
             )
+
+
+def domain_dataset(
+    domain: str, arrays: Mapping[str, Shaped[np.ndarray, "_ *s"]], where: str
+) -> Dataset:
+    """A data set of points of a domain, as float32, checked.
+
+    Args:
+      domain: a key of `DOMAINS`.
+      arrays: the examples of each split, of one shape.
+      where: the config key that they come from, for the error.
+
+    Raises:
+      UserError: a split has an example that is no point of the domain.
+    """
+    with np.errstate(over="ignore"):  # What float32 cannot hold is found below.
+        arrays = {name: np.asarray(x, np.float32) for name, x in arrays.items()}
+    for name, x in arrays.items():
+        problem = DOMAINS[domain].problem(x)
+        if problem is not None:
+            raise UserError(f"{where}: {name} is not of the domain {domain!r}: {problem}")
+    spec = DataSpec(shape=arrays["train"].shape[1:], vocab_size=None, domain=domain)
+    splits = {name: ArraySplit(x) for name, x in arrays.items()}
+    return Dataset(spec, splits, fingerprint(spec, arrays))

@@ -12,7 +12,7 @@ import numpy as np
 
 from md4jax import rng
 from md4jax.console import Interrupted, Progress
-from md4jax.objectives import bound
+from md4jax.objectives import bound, path_bound
 from md4jax.training.partitioning import batch_sharding, replicated
 from md4jax.training.state import bind_params, make_denoiser
 from md4jax.typing import PyTree
@@ -40,7 +40,12 @@ class Evaluator:
                 bound(process, denoise, batch["x0"], rng.fold(keys, r), points)
                 for r in range(REPLICATES)
             ]
-            return jax.tree.map(lambda *x: jnp.stack(x), *replicates)  # [replicates, b]
+            terms = jax.tree.map(lambda *x: jnp.stack(x), *replicates)  # [replicates, b]
+            if self.options.path_samples is None:
+                return terms, None
+            path_keys = rng.fold(keys, REPLICATES)
+            paths = self.options.path_samples
+            return terms, path_bound(process, denoise, batch["x0"], path_keys, paths)
 
         self._estimate = jax.jit(estimate, out_shardings=replicated(model.mesh))
 
@@ -74,13 +79,23 @@ class Evaluator:
             jax.block_until_ready(values[-2:-1])
             progress.update(max(0, len(values) - 1) * size)
         values = jax.device_get(values)
-        terms = {k: np.concatenate([v[k] for v in values], axis=1)[:, :n] for k in values[0]}
-        return {"split": split} | self._summary(terms)
+        each = [terms for terms, _ in values]
+        terms = {k: np.concatenate([v[k] for v in each], axis=1)[:, :n] for k in each[0]}
+        result = {"split": split} | self._summary(terms)
+        if self.options.path_samples:
+            paths = np.concatenate([path for _, path in values])[:n].astype(np.float64)
+            result["path_bits_per_dim"] = float(paths.mean() * self._scale)
+            result["path_samples"] = self.options.path_samples
+        return result
+
+    @property
+    def _scale(self) -> float:
+        """Bits/dim of a nat."""
+        return 1 / (math.prod(self.model.spec.shape) * math.log(2))
 
     def _summary(self, terms: dict[str, np.ndarray]) -> dict[str, float | int]:
         """Means and errors of `[replicates, n]` nats, in bits/dim, summed in float64."""
-        scale = 1 / (math.prod(self.model.spec.shape) * math.log(2))
-        terms = {k: v.astype(np.float64) * scale for k, v in terms.items()}
+        terms = {k: v.astype(np.float64) * self._scale for k, v in terms.items()}
         total = np.sum(list(terms.values()), axis=0)
         n = total.shape[1]
         per_example = total.mean(axis=0)

@@ -4,11 +4,11 @@ A network is one Linen module, `NETWORKS[name](spec=network_spec, **config field
 
     net.apply({"params": params}, z_t, t, label, train=False, rngs={"dropout": key})
 
-to `[b, *spec.shape, spec.out_features]`. `z_t` `[b, *spec.shape]` holds ids in
-`[0, spec.vocab_size)`, or real values if that is None; `t` `[b]` is in [0, 1] and None exactly if
-`spec.has_time` is False; `label` `[b]` is None exactly if `spec.num_classes` is None. The output
-layer starts at zero, so a fresh network predicts zeros. `train=True` turns dropout on and needs a
-"dropout" key if `dropout_rate` is above 0.
+to `[b, *spec.output_shape]`, which is `[b, *spec.shape, spec.out_features]` unless the process says
+otherwise. `z_t` `[b, *spec.shape]` holds ids in `[0, spec.vocab_size)`, or real values if that is
+None; `t` `[b]` is in [0, 1] and None exactly if `spec.has_time` is False; `label` `[b]` is None
+exactly if `spec.num_classes` is None. The output layer starts at zero, so a fresh network predicts
+zeros. `train=True` turns dropout on and needs a "dropout" key if `dropout_rate` is above 0.
 
 Parameters are float32. `dtype` is what matrix products and convolutions compute in, and what is
 returned; norms, the softmax of attention and the conditioning vector are float32 whatever it is.
@@ -31,7 +31,10 @@ class Network(nn.Module, kw_only=True):
 
     Attributes:
       spec: what the process gives and asks for.
+      takes_any_shape: a class attribute: whether `spec.out_shape` may be set.
     """
+
+    takes_any_shape = False
 
     spec: NetworkSpec
     dropout_rate: float = option("Probability of dropping an activation.", 0.0, at_least=0, below=1)
@@ -53,6 +56,12 @@ class Network(nn.Module, kw_only=True):
         """
         values = {name: getattr(self, name) for name in options_of(type(self))}
         check_options(type(self), values, "network")
+        if self.spec.out_shape is not None and not self.takes_any_shape:
+            raise UserError(
+                f"config.network: {type(self).__name__} puts out numbers at each position of data "
+                f"of shape {self.spec.shape}, but this process asks for {self.spec.out_shape}: "
+                "choose config.network.name = 'mlp'"
+            )
 
     @nn.nowrap
     def check_inputs(self, t: object, label: object) -> None:

@@ -14,6 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Key
 
 from md4jax.typing import Data, Keys, Nats, PyTree, Time
@@ -31,15 +32,19 @@ class DataSpec:
 
     Attributes:
       shape: of one example: `(length,)` for text, `(height, width, channels)` for images.
-      vocab_size: the data are integers in `[0, vocab_size)`: token ids, pixel levels.
+      vocab_size: the data are integers in `[0, vocab_size)`: token ids, pixel levels; None if they
+        are real.
       num_classes: labels are integers in `[0, num_classes)`; None if there are none.
       unit: what likelihoods are counted in: "dim", "char", "byte" or "token".
+      domain: where real data live, a key of `domains.DOMAINS`; None for integers.
     """
 
     shape: tuple[int, ...]
-    vocab_size: int
+    vocab_size: int | None
     num_classes: int | None = None
     unit: str = "dim"
+    # Not in repr, which fingerprints of data hash: runs on integers keep theirs.
+    domain: str | None = dataclasses.field(default=None, repr=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +57,8 @@ class NetworkSpec:
       out_features: entries of the output at each position: output is `[b, *shape, out_features]`.
       has_time: whether `t` `[b]` is given; if not it is None and the network has no time input.
       num_classes: labels `[b]` are given, in `[0, num_classes)`; None if they are not.
+      out_shape: of the output without the batch, where it is not `(*shape, out_features)`: e.g. the
+        3 numbers of a 2 x 2 symmetric matrix; only networks without positions take it.
     """
 
     shape: tuple[int, ...]
@@ -59,6 +66,19 @@ class NetworkSpec:
     out_features: int
     has_time: bool = True
     num_classes: int | None = None
+    out_shape: tuple[int, ...] | None = None
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """Of the network's output, without the batch."""
+        return (*self.shape, self.out_features) if self.out_shape is None else self.out_shape
+
+
+def process_class(cls: type) -> type:
+    """Makes a process of a class: a frozen dataclass, a pytree whose arrays are its statistics."""
+    cls = dataclasses.dataclass(frozen=True, kw_only=True)(cls)
+    fields = [f.name for f in dataclasses.fields(cls) if f.name != "statistics"]
+    return jax.tree_util.register_dataclass(cls, ["statistics"], fields)
 
 
 def step_time(uniform: Float[Array, "b"], num_steps: int) -> Time:
@@ -77,6 +97,10 @@ class Defaults:
 
     chain_length: int | None = None
 
+    def fit(self, examples: np.ndarray) -> Any:
+        """This process with its statistics from training examples `[n, *s]`."""
+        return self.with_statistics(self.estimate_statistics(examples))
+
     def init_params(self, key: Key[Array, ""]) -> PyTree:
         """Learnable parameters of the process itself; an empty dict if it has none."""
         return {}
@@ -85,9 +109,40 @@ class Defaults:
         """This process with what `init_params` gave and training changed."""
         return self
 
+    def abstract_statistics(self) -> PyTree:
+        """Shapes of what `estimate_statistics` gives."""
+        return {}
+
+    def estimate_statistics(self, examples: np.ndarray) -> PyTree:
+        """What is known only from the data, or takes long to compute: arrays, made once.
+
+        They are saved with the parameters and never made again for a trained model.
+
+        Args:
+          examples: x0 of the training split, or of enough of it, `[n, *s]`.
+        """
+        return {}
+
+    def with_statistics(self, statistics: PyTree) -> Any:
+        """This process with what `estimate_statistics` gave."""
+        return self
+
     def network_time(self, t: Time) -> Time:
         """What the network is told of the time: it embeds 1000 times this."""
         return t
+
+    def network_input(self, z_t: Data, t: Time) -> Data:
+        """What the network is given of z_t, of the same shape."""
+        return z_t
+
+    def forward_views(self, keys: Keys, x0: Data, times: Float[Array, "frames"]) -> list[Data]:
+        """Pictures of how x0 turns into noise: rows of frames, `[b, frames, *s]` each."""
+
+        def frame(t):
+            t = jnp.full(len(x0), t)
+            return self.view(self.forward_sample(keys, x0, t), t)
+
+        return [jnp.stack([frame(t) for t in times], axis=1)]
 
     def guide(self, conditional: Prediction, unconditional: Prediction, scale: float) -> Prediction:
         """unconditional + scale (conditional - unconditional): scale 1 is no guidance."""
@@ -101,7 +156,12 @@ class Process(Protocol):
     chain_length: int | None
     init_params: Callable[[Any], PyTree]
     with_params: Callable[[PyTree], Any]
+    abstract_statistics: Callable[[], PyTree]
+    estimate_statistics: Callable[[np.ndarray], PyTree]
+    with_statistics: Callable[[PyTree], Any]
     network_time: Callable[[Time], Time]
+    network_input: Callable[[Data, Time], Data]
+    forward_views: Callable[[Keys, Data, Any], list[Data]]
     guide: Callable[[Prediction, Prediction, float], Prediction]
 
     def network_spec(self, data: DataSpec) -> NetworkSpec:
@@ -137,8 +197,11 @@ class Process(Protocol):
     ) -> Data:
         """z_s given z_t and the predicted x0, for s < t."""
 
-    def view(self, z_t: Data, prediction: Prediction) -> tuple[Data, Data]:
-        """z_t and the predicted x0 in the data's own values, for pictures."""
+    def view(self, z_t: Data, t: Time) -> Data:
+        """z_t in the data's own values, for pictures."""
+
+    def view_prediction(self, z_t: Data, prediction: Prediction) -> Data:
+        """The predicted x0 in the data's own values."""
 
     def decode(self, denoise: Denoiser, z_0: Data) -> Data:
         """The sample, in the data's own values, at the end of the reverse process."""

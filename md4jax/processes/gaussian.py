@@ -9,6 +9,10 @@ Equations (1) to (4) are in `gaussian_math.py`. Step i = 1, ..., T is at time t 
   (7)  L_hybrid = L_simple + lambda L_vlb, whose second part does not move the mean   [ID, eq. 16]
   (8)  learned range: log variance = f log b + (1 - f) log V, f = (output + 1) / 2    [ID, eq. 15]
 
+Of real data p(x0 | z_1) is a density (`gaussian_math.py`). In a domain other than "real" the
+network gives x0 by the domain's head, and variances are fixed: the DDPM that star-shaped diffusion
+is compared with (arXiv:2302.05259).
+
 V is 0 at i = 1; its logarithm is replaced by that of i = 2, as published.
 """
 
@@ -23,18 +27,17 @@ import numpy as np
 from jaxtyping import Array, Float, Float64
 
 from md4jax.options import UserError, option
-from md4jax.processes.base import DataSpec, NetworkSpec, step_time
+from md4jax.processes.base import DataSpec, NetworkSpec, process_class, step_time
+from md4jax.processes.domains import head_of
 from md4jax.processes.gaussian_math import (
     TARGETS,
     TO_X0,
     Estimate,
     GaussianBase,
     Image,
-    Levels,
-    discretized_log_prob,
+    Values,
     gaussian_kl,
     over_positions,
-    scale_levels,
     standard_normal,
     sum_positions,
 )
@@ -44,8 +47,7 @@ from md4jax.typing import Keys, Nats, Time
 LEARNED = ("learned", "learned_range")
 
 
-@jax.tree_util.register_static
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@process_class
 class Gaussian(GaussianBase):
     """DDPM's process: see the module docstring, whose equation numbers the methods cite."""
 
@@ -96,12 +98,25 @@ class Gaussian(GaussianBase):
                 "'previous': its loss is not weighted; use 'uniform'"
             )
 
+    def bind(self, data: DataSpec) -> Gaussian:
+        where = f"the data are of the domain {data.domain!r}, of which the network gives a point"
+        if head_of(data.domain) and self.target != "x0":
+            raise UserError(f"config.process.target = {self.target!r}: {where}; use 'x0'")
+        if head_of(data.domain) and self.variance in LEARNED:
+            raise UserError(
+                f"config.process.variance = {self.variance!r}: {where} and no variance; use "
+                "'fixed_small' or 'fixed_large'"
+            )
+        return super().bind(data)
+
     def network_spec(self, data: DataSpec) -> NetworkSpec:
+        domain = head_of(data.domain)
         return NetworkSpec(
             shape=data.shape,
             vocab_size=None,
             out_features=2 if self.variance in LEARNED else 1,
             num_classes=data.num_classes,
+            out_shape=domain and domain.head_shape(data.shape),
         )
 
     # The schedule, in float64 on the host.
@@ -157,9 +172,20 @@ class Gaussian(GaussianBase):
     def predict(self, output: Array, z_t: Image, t: Time) -> Estimate:
         """The network's `[b, *s, 1]`, or `[b, *s, 2]` with a learned variance, as an estimate.
 
+        Or `[b, *head_shape]` of a domain other than "real".
+
         Raises:
-          ValueError: it has another number of features.
+          ValueError: it has another shape.
         """
+        if domain := head_of(self.domain):
+            shape = (len(z_t), *domain.head_shape(self.data_shape))
+            if output.shape != shape:
+                raise ValueError(
+                    f"the domain {self.domain!r} takes an output {shape}; the network's is "
+                    f"{output.shape}"
+                )
+            x0 = domain.head(output.astype(jnp.float32))
+            return Estimate(x0, x0, None)
         wanted = 2 if self.variance in LEARNED else 1
         if output.shape != (*z_t.shape, wanted):
             raise ValueError(
@@ -217,19 +243,19 @@ class Gaussian(GaussianBase):
 
     # The bound and the losses.
 
-    def step_bound(self, prediction: Estimate, x0: Levels, z_t: Image, t: Time) -> Nats:
+    def step_bound(self, prediction: Estimate, x0: Values, z_t: Image, t: Time) -> Nats:
         """One term of (6): of the step that t is the end of; nats `[b]`."""
         s = jnp.maximum(t - 1 / self.chain_length, 0.0)
         mean = self.reverse_mean(prediction, z_t, t, s)
         log_variance = self.reverse_log_variance(prediction, t, s)
         last, small = self._log_posterior_variance(t, s)
-        true_mean = self.posterior_mean(scale_levels(x0, self.levels), z_t, t, s)
+        true_mean = self.posterior_mean(self.scale.to_x0(x0), z_t, t, s)
         kl = gaussian_kl(true_mean, over_positions(small, x0), mean, log_variance)
-        decoder = -discretized_log_prob(x0, mean, 0.5 * log_variance, self.levels)
+        decoder = -self.scale.log_prob(x0, mean, 0.5 * log_variance)
         return sum_positions(jnp.where(over_positions(last, x0), decoder, kl))
 
     def bound_terms(
-        self, keys: Keys, prediction: Estimate, x0: Levels, z_t: Image, t: Time
+        self, keys: Keys, prediction: Estimate, x0: Values, z_t: Image, t: Time
     ) -> dict[str, Nats]:
         """(6), the sum over steps as T times the mean: `reconstruction`, `diffusion`, `prior`."""
         term = self.chain_length * self.step_bound(prediction, x0, z_t, t)
@@ -241,14 +267,14 @@ class Gaussian(GaussianBase):
         }
 
     def loss_terms(
-        self, keys: Keys, prediction: Estimate, x0: Levels, z_t: Image, t: Time
+        self, keys: Keys, prediction: Estimate, x0: Values, z_t: Image, t: Time
     ) -> dict[str, Nats]:
         """(5) and its kin as `simple`, lambda (6) as `vlb`; x0 is not clipped in training."""
         unclipped = dataclasses.replace(self, clip="none")
         vlb = lambda p: self.chain_length * unclipped.step_bound(p, x0, z_t, t)
         if self.loss == "vlb":
             return {"vlb": (self.vlb_weight or 1.0) * vlb(prediction)}
-        target = self._target(scale_levels(x0, self.levels), z_t, t)
+        target = self._target(self.scale.to_x0(x0), z_t, t)
         terms = {"simple": self.simple_loss(prediction, target, self.target, t, self.loss)}
         if self.variance in LEARNED:
             fixed_mean = dataclasses.replace(prediction, x0=jax.lax.stop_gradient(prediction.x0))

@@ -1,7 +1,8 @@
 r"""What every Gaussian diffusion shares, in terms of how much signal is left at each time.
 
-Data are levels x in 0, ..., V - 1, scaled to x0 = 2 x / (V - 1) - 1. With A(t) = alpha_bar(t), the
-signal left, and S(t) = 1 - A(t):
+Data are levels x in 0, ..., V - 1, scaled to x0 = 2 x / (V - 1) - 1, or real and x0 = x, in a
+domain (`domains.py`) that the noise knows nothing of and the predicted x0 does not leave. With
+A(t) = alpha_bar(t), the signal left, and S(t) = 1 - A(t):
 
   (1)  q(z_t | x0) = N(sqrt(A) x0, S)                                       [DDPM, eq. 4]
   (2)  q(z_s | z_t, x0) = N(c1 x0 + c2 z_t, V),   b = 1 - A_t / A_s         [DDPM, eqs. 6, 7]
@@ -12,6 +13,9 @@ signal left, and S(t) = 1 - A(t):
        Phi(u) = sigmoid(2 g(u)),  g(u) = sqrt(2/pi) (u + 0.044715 u^3)      [DDPM, eq. 13; code]
 
 A network gives the noise e, x0, v = sqrt(A) e - sqrt(S) x0 (arXiv:2202.00512) or the mean of (2).
+
+Of real data p(x | m, s) is the density of N(m, s^2) in the space they are written in: a bound can
+be negative, and of data that fill less than it, as a sphere does, it falls without end as T grows.
 
 DDPM: J. Ho, A. Jain, P. Abbeel, arXiv:2006.11239.
 """
@@ -24,14 +28,17 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Shaped
+import numpy as np
+from jaxtyping import Array, Float, Int, Real, Shaped
 
 from md4jax.options import UserError, option
 from md4jax.processes.base import DataSpec, Defaults, Denoiser
-from md4jax.typing import Data, Keys, Time
+from md4jax.processes.domains import DOMAINS, Domain
+from md4jax.typing import Data, Keys, PyTree, Time
 
-Image = Float[Array, "b *s"]  # scaled to [-1, 1]
+Image = Float[Array, "b *s"]  # scaled to [-1, 1], or real data
 Levels = Int[Array, "b *s"]
+Values = Real[Array, "b *s"]  # the data's own: levels, or real
 
 
 @jax.tree_util.register_dataclass
@@ -140,6 +147,65 @@ DISTANCES: dict[str, Callable] = {
 }
 
 
+@dataclasses.dataclass(frozen=True)
+class LevelScale:
+    """How levels become the x0 that noise is added to, and back.
+
+    Attributes:
+      levels: V.
+    """
+
+    levels: int
+
+    def to_x0(self, x: Levels) -> Image:
+        """The data as x0."""
+        return scale_levels(x, self.levels)
+
+    def to_values(self, x0: Image) -> Levels:
+        """The nearest values that data can have."""
+        return to_levels(x0, self.levels)
+
+    def clip(self, x0: Image, kind: str, quantile: float) -> Image:
+        """A predicted x0 as samplers and bounds use it."""
+        return CLIPS[kind](x0, quantile)
+
+    def guided(self, x0: Image) -> Image:
+        """A predicted x0 after guidance."""
+        return x0
+
+    def log_prob(self, x: Levels, mean: Image, log_scale: Array) -> Image:
+        """log p(x | mean, scale), nats per entry: (4)."""
+        return discretized_log_prob(x, mean, log_scale, self.levels)
+
+
+@dataclasses.dataclass(frozen=True)
+class DomainScale:
+    """The same of real data: nothing is scaled, and what a head gives needs no clipping.
+
+    Attributes:
+      domain: where the data live.
+    """
+
+    domain: Domain
+
+    def to_x0(self, x: Image) -> Image:
+        return x
+
+    def to_values(self, x0: Image) -> Image:
+        return self.domain.project(x0)
+
+    def clip(self, x0: Image, kind: str, quantile: float) -> Image:
+        return x0
+
+    def guided(self, x0: Image) -> Image:
+        return self.domain.project(x0)
+
+    def log_prob(self, x: Image, mean: Image, log_scale: Array) -> Image:
+        """log of the density of N(mean, scale^2), nats per entry."""
+        error = (x - mean) * jnp.exp(-log_scale)
+        return -0.5 * (error**2 + math.log(2 * math.pi)) - log_scale
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GaussianBase(Defaults):
     """All that needs only `alpha_bar`, `noise_variance` and `step_variance` of a subclass."""
@@ -152,8 +218,8 @@ class GaussianBase(Defaults):
     )
     snr_clip: float = option("gamma of min_snr.", 5.0, above=0)
     clip: str = option(
-        "Predicted x0 in bounds and samples, not in training: none, static to [-1, 1], dynamic "
-        "to a quantile (Imagen, arXiv:2205.11487).",
+        "Predicted x0 of levels in bounds and samples, not in training: none, static to [-1, 1], "
+        "dynamic to a quantile (Imagen, arXiv:2205.11487).",
         "static",
         one_of=tuple(CLIPS),
         changeable=True,
@@ -161,16 +227,32 @@ class GaussianBase(Defaults):
     clip_quantile: float = option("Of dynamic clipping.", 0.995, above=0, at_most=1,
                                   changeable=True)  # fmt: skip
 
-    levels: int = 0  # V, from the data
+    standardise: bool = option(
+        "Give the network z_t less its mean and over its standard deviation, over the data.", False
+    )
+
+    # From the data: V, or where real data live and their shape.
+    levels: int = 0
+    domain: str | None = None
+    data_shape: tuple[int, ...] = ()
+    # Mean and variance of x0 over examples and entries.
+    statistics: PyTree = dataclasses.field(default_factory=dict, compare=False)
     is_learned = False  # Whether the schedule is known only with the parameters.
 
     def bind(self, data: DataSpec) -> GaussianBase:
         if data.unit != "dim":
             raise UserError(
-                f"config.process: Gaussian noise needs data whose values are ordered levels, such "
-                f"as images; these are {data.unit}s"
+                "config.process: Gaussian noise needs real data or ordered levels, as images have; "
+                f"these are {data.unit}s"
             )
+        if data.vocab_size is None:
+            return dataclasses.replace(self, domain=data.domain or "real", data_shape=data.shape)
         return dataclasses.replace(self, levels=data.vocab_size)
+
+    @property
+    def scale(self) -> LevelScale | DomainScale:
+        """What x0 are of the data."""
+        return LevelScale(self.levels) if self.domain is None else DomainScale(DOMAINS[self.domain])
 
     # What a subclass knows: [b] in, [b] out.
 
@@ -199,9 +281,9 @@ class GaussianBase(Defaults):
         """N(0, I)."""
         return standard_normal(keys, shape)
 
-    def forward_sample(self, keys: Keys, x0: Levels, t: Time) -> Image:
+    def forward_sample(self, keys: Keys, x0: Values, t: Time) -> Image:
         """Equation (1)."""
-        return self.diffuse(scale_levels(x0, self.levels), standard_normal(keys, x0.shape[1:]), t)
+        return self.diffuse(self.scale.to_x0(x0), standard_normal(keys, x0.shape[1:]), t)
 
     def diffuse(self, x0: Image, noise: Image, t: Time) -> Image:
         """z_t from x0 and the noise: equation (1)."""
@@ -213,9 +295,31 @@ class GaussianBase(Defaults):
         signal, sigma = self.signal_and_noise(t, z_t)
         return (z_t - signal * x0) / sigma
 
+    def abstract_statistics(self) -> PyTree:
+        number = jax.ShapeDtypeStruct((), jnp.float32)
+        return {"mean": number, "variance": number} if self.standardise else {}
+
+    def estimate_statistics(self, examples: np.ndarray) -> PyTree:
+        if not self.standardise:
+            return {}
+        x0 = np.asarray(self.scale.to_x0(jnp.asarray(examples)), np.float64)
+        return {"mean": jnp.float32(x0.mean()), "variance": jnp.float32(x0.var())}
+
+    def with_statistics(self, statistics: PyTree) -> GaussianBase:
+        return dataclasses.replace(self, statistics=statistics)
+
+    def network_input(self, z_t: Image, t: Time) -> Image:
+        """z_t itself, or of mean 0 and variance 1 over the data."""
+        if not self.standardise:
+            return z_t
+        mean, variance = self.statistics["mean"], self.statistics["variance"]
+        center = over_positions(jnp.sqrt(self.alpha_bar(t)) * mean, z_t)
+        spread = self.alpha_bar(t) * variance + self.noise_variance(t)
+        return (z_t - center) / over_positions(jnp.sqrt(spread), z_t)
+
     def clipped(self, prediction: Estimate) -> Image:
         """The predicted x0 that samplers and bounds use."""
-        return CLIPS[self.clip](prediction.x0, self.clip_quantile)
+        return self.scale.clip(prediction.x0, self.clip, self.clip_quantile)
 
     def posterior_mean(self, x0: Image, z_t: Image, t: Time, s: Time) -> Image:
         """The mean of (2)."""
@@ -228,13 +332,13 @@ class GaussianBase(Defaults):
         """V of (2)."""
         return self.step_variance(t, s) * self.noise_variance(s) / self.noise_variance(t)
 
-    def prior_kl(self, x0: Levels) -> Float[Array, "b"]:
+    def prior_kl(self, x0: Values) -> Float[Array, "b"]:
         """KL(q(z_1 | x0) || N(0, I)) in nats."""
         one = jnp.ones(x0.shape[0])
         signal = over_positions(jnp.sqrt(self.alpha_bar(one)), x0)
         log_variance = over_positions(jnp.log(self.noise_variance(one)), x0)
         zero = jnp.zeros(())
-        mean = signal * scale_levels(x0, self.levels)
+        mean = signal * self.scale.to_x0(x0)
         return sum_positions(gaussian_kl(mean, log_variance, zero, zero))
 
     def simple_loss(
@@ -254,19 +358,25 @@ class GaussianBase(Defaults):
         return math.log(2) * weight * sum_positions(error)
 
     def guide(self, conditional: Estimate, unconditional: Estimate, scale: float) -> Estimate:
-        """As of arrays; a learned variance is the conditional one's."""
+        """As of arrays, then back onto the domain; a learned variance is the conditional one's."""
         guided = super().guide(conditional, unconditional, scale)
-        return dataclasses.replace(guided, variance=conditional.variance)
+        x0 = self.scale.guided(guided.x0)
+        return dataclasses.replace(guided, x0=x0, variance=conditional.variance)
 
-    def view(self, z_t: Image, prediction: Estimate) -> tuple[Levels, Levels]:
-        return to_levels(z_t, self.levels), to_levels(self.clipped(prediction), self.levels)
+    def view(self, z_t: Image, t: Time) -> Values:
+        return self.scale.to_values(z_t)
 
-    def decode(self, denoise: Denoiser, z_0: Data) -> Levels:
-        """The nearest levels to z_0, its signal scaled back."""
+    def view_prediction(self, z_t: Image, prediction: Estimate) -> Values:
+        return self.scale.to_values(self.clipped(prediction))
+
+    def decode(self, denoise: Denoiser, z_0: Data) -> Values:
+        """The nearest levels, or point of the domain, to z_0, its signal scaled back."""
         signal, _ = self.signal_and_noise(jnp.zeros(z_0.shape[0]), z_0)
-        return to_levels(z_0 / signal, self.levels)
+        return self.scale.to_values(z_0 / signal)
 
 
 def standard_normal(keys: Keys, shape: tuple[int, ...]) -> Image:
     """N(0, I) `[b, *shape]`, float32, one key an example."""
-    return jax.vmap(lambda key: jax.random.normal(key, shape, jnp.float32))(keys)
+    # Of one axis: the same numbers, and the program compiles in a fraction of the time.
+    flat = jax.vmap(lambda key: jax.random.normal(key, (math.prod(shape),), jnp.float32))(keys)
+    return flat.reshape(-1, *shape)

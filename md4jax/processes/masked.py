@@ -170,6 +170,11 @@ class Masked(Defaults):
             )
 
     def bind(self, data: DataSpec) -> Masked:
+        if data.vocab_size is None:
+            raise UserError(
+                "config.process: masked diffusion needs tokens or levels, and these data are real "
+                f"(domain {data.domain or 'real'!r}); use a star-shaped or Gaussian process"
+            )
         return dataclasses.replace(self, vocab_size=data.vocab_size)
 
     def network_spec(self, data: DataSpec) -> NetworkSpec:
@@ -258,11 +263,13 @@ class Masked(Defaults):
         unmask = _bernoulli(unmask_keys, self.unmask_probability(t, t - s), z_t.shape[1:])
         return jnp.where((z_t == self.mask_id) & unmask, tokens, z_t)
 
-    def view(self, z_t: Tokens, prediction: Logits) -> tuple[Tokens, Tokens]:
-        """MASK is shown as the middle of the values; the prediction is the likeliest token."""
-        best = jnp.argmax(prediction, axis=-1)
-        is_mask = z_t == self.mask_id
-        return jnp.where(is_mask, self.vocab_size // 2, z_t), jnp.where(is_mask, best, z_t)
+    def view(self, z_t: Tokens, t: Time) -> Tokens:
+        """MASK is shown as the middle of the values."""
+        return jnp.where(z_t == self.mask_id, self.vocab_size // 2, z_t)
+
+    def view_prediction(self, z_t: Tokens, prediction: Logits) -> Tokens:
+        """The likeliest tokens where MASK is."""
+        return jnp.where(z_t == self.mask_id, jnp.argmax(prediction, axis=-1), z_t)
 
     def decode(self, denoise: Denoiser, z_0: Tokens) -> Tokens:
         """Puts the likeliest token where MASK is left: 1 - alpha(0) of all positions."""

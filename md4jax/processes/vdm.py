@@ -65,6 +65,14 @@ class VDM(GaussianBase):
                 f"config.process.gamma_max = {self.gamma_max}"
             )
 
+    def bind(self, data: DataSpec) -> VDM:
+        if data.vocab_size is None:
+            raise UserError(
+                "config.process.name = 'vdm': it needs integer levels, and these data are real "
+                f"(domain {data.domain or 'real'!r}); use 'gaussian'"
+            )
+        return super().bind(data)
+
     def network_spec(self, data: DataSpec) -> NetworkSpec:
         return NetworkSpec(
             shape=data.shape, vocab_size=None, out_features=1, num_classes=data.num_classes

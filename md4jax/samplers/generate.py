@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import pathlib
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Int, Shaped
 
 from md4jax import rng
 from md4jax.console import Interrupted, Progress
@@ -22,6 +23,22 @@ from md4jax.typing import PyTree
 if TYPE_CHECKING:
     from md4jax.model import Model
 
+REFERENCE_EXAMPLES = 10_000  # Of the data, drawn beside samples on a manifold.
+FILM_ROWS = 8  # Samples in a film of images or texts.
+
+
+@dataclasses.dataclass(frozen=True)
+class Film:
+    """Frames of some examples.
+
+    Attributes:
+      rows: what is shown of each example, one above the other, `[n, frames, *s]` each.
+      titles: of each row's frames.
+    """
+
+    rows: tuple[Shaped[np.ndarray, "n frames *s"], ...]
+    titles: list[list[str]]
+
 
 class Generator:
     """Draws the samples a config asks for; compiled once, for any weights."""
@@ -29,7 +46,8 @@ class Generator:
     def __init__(self, model: Model):
         self.model = model
         self.step = model.experiment.sampler
-        times = jnp.asarray(self.step.times(model.process), jnp.float32)
+        self._times = self.step.times(model.process)
+        times = jnp.asarray(self._times, jnp.float32)
         self.num_steps = len(times) - 1
         self._sharding = batch_sharding(model.mesh)
         shape, step = model.spec.shape, self.step
@@ -58,7 +76,8 @@ class Generator:
 
         def view(params, z, label, i):
             process, denoise = bind(params, label)
-            return process.view(z, denoise(z, jnp.broadcast_to(times[i], z.shape[:1])))
+            t = jnp.broadcast_to(times[i], z.shape[:1])
+            return process.view(z, t), process.view_prediction(z, denoise(z, t))
 
         everywhere = replicated(model.mesh)
         self._start = jax.jit(start, out_shardings=self._sharding)
@@ -75,8 +94,8 @@ class Generator:
 
     def __call__(
         self, params: PyTree, should_stop: Callable[[], bool] = lambda: False
-    ) -> tuple[Int[np.ndarray, "n *s"], Int[np.ndarray, "n"] | None]:
-        """Samples `[n, *s]` and their classes `[n]`, if there are classes.
+    ) -> tuple[Shaped[np.ndarray, "n *s"], Int[np.ndarray, "n"] | None]:
+        """Samples `[n, *s]`, integers or float32, and their classes `[n]`, if there are classes.
 
         Raises:
           Interrupted: `should_stop()` became true.
@@ -101,21 +120,49 @@ class Generator:
             return samples, None
         return samples, np.concatenate(labels)[:num_samples]
 
-    def film(self, params: PyTree, rows: int) -> tuple[Int[np.ndarray, "n frames *s"], ...]:
-        """How the first samples come about: z_t and the x0 predicted from it, `step.frames` times.
+    def films(self, params: PyTree) -> dict[str, Film]:
+        """`film`: how samples come about. `forward`: how data turn into noise. `step.frames` long.
 
-        Both end with the sample itself. The samples are those of `__call__`.
+        Of images and texts the first few; of points as many as a batch of samples has.
         """
+        rows = min(self.step.num_samples, self.step.batch_size)
+        if self.model.spec.vocab_size is not None:
+            rows = min(rows, FILM_ROWS)
+        return {"film": self._film(params, rows), "forward": self._forward(params, rows)}
+
+    def _film(self, params: PyTree, rows: int) -> Film:
+        """z_t above the x0 predicted from it; both end with the sample, which is `__call__`'s."""
         index, label, _ = self._batch(0)
         state = self._start(params, index)
-        noisy, predicted = [], []
+        noisy, predicted, times = [], [], []
         for first, last in self._chunks(max(self.step.frames - 1, 1)):
             for frames, view in zip((noisy, predicted), self._view(params, state[0], label, first)):
                 frames.append(np.asarray(view))
+            times.append(f"t = {self._times[first]:.2f}")
             state = self._advance(params, state, index, label, first, last)
         sample = np.asarray(self._decode(params, state[0], label))
-        rows = min(rows, self.step.num_samples)
-        return tuple(np.stack([*frames, sample], axis=1)[:rows] for frames in (noisy, predicted))
+        stacks = tuple(np.stack([*frames, sample], axis=1)[:rows] for frames in (noisy, predicted))
+        titles = [[*times, "sample"], [*(f"predicted, {t}" for t in times), "sample"]]
+        return Film(stacks, titles)
+
+    def _forward(self, params: PyTree, rows: int) -> Film:
+        """Examples of the data, and what the process makes of them at the film's times."""
+        examples = _reference(self.model, rows)
+        starts = [first for first, _ in self._chunks(max(self.step.frames - 1, 1))]
+        times = self._times[starts][::-1]
+        key = rng.stream(self.step.seed, "forward")
+
+        @jax.jit
+        def views(params, x0):
+            process = bind_params(self.model.process, params)
+            keys = rng.example_keys(key, jnp.arange(len(x0)))
+            return process.forward_views(keys, x0, jnp.asarray(times, jnp.float32))
+
+        stacks = [np.asarray(x) for x in jax.device_get(views(params, examples))]
+        stacks = tuple(np.concatenate([examples[:, None], x], axis=1) for x in stacks)
+        # A second row is the tail of a star.
+        titles = [["data", *(f"{word} = {t:.2f}" for t in times)] for word in ("t", "tail, t")]
+        return Film(stacks, titles[: len(stacks)])
 
     def _chunks(self, pieces: int) -> list[tuple[int, int]]:
         """The grid in at most so many pieces of nearly equal length."""
@@ -123,8 +170,12 @@ class Generator:
         return [(int(a), int(b)) for a, b in itertools.pairwise(ends)]
 
 
-def draw_samples(model: Model, samples: Int[np.ndarray, "n *s"]) -> np.ndarray | list[str]:
+def draw_samples(model: Model, samples: Shaped[np.ndarray, "n *s"]) -> np.ndarray | list[str]:
     """Samples as a person looks at them: a uint8 picture `[H, W, 3]`, or texts."""
+    if model.spec.vocab_size is None:
+        from md4jax.visualize_manifolds import draw
+
+        return draw(model.spec.domain or "real", samples, _reference(model))
     if model.dataset.to_text is not None:
         return [model.dataset.to_text(x) for x in samples]
     if model.dataset.levels is None:  # Tokens nobody knows the words of.
@@ -134,16 +185,28 @@ def draw_samples(model: Model, samples: Int[np.ndarray, "n *s"]) -> np.ndarray |
     return image_grid(samples, model.spec.vocab_size)
 
 
-def draw_film(model: Model, film: tuple[Int[np.ndarray, "n frames *s"], ...]) -> np.ndarray | list:
-    """`Generator.film` as a picture, a row of z_t above one of predictions, or as texts."""
-    # Sample by sample: its z_t, then what was predicted from them.
-    rows = np.stack(film, axis=1)
+def draw_film(model: Model, film: Film) -> np.ndarray | list[str]:
+    """A film as a picture, its rows one above the other for each sample, or as texts."""
+    if model.spec.vocab_size is None:  # A panel has all samples at one time.
+        from md4jax.visualize_manifolds import panels
+
+        frames = [x for row in film.rows for x in row.swapaxes(0, 1)]
+        titles = [title for row in film.titles for title in row]
+        domain, reference = model.spec.domain or "real", _reference(model)
+        return panels(domain, frames, titles, rows=len(film.rows), reference=reference)
+    rows = np.stack(film.rows, axis=1)
     flat = rows.reshape(-1, *rows.shape[3:])
     if model.dataset.levels is None:
         return draw_samples(model, flat)
     from md4jax.visualize import image_grid
 
     return image_grid(flat, model.spec.vocab_size, columns=rows.shape[2])
+
+
+def _reference(model: Model, count: int = REFERENCE_EXAMPLES) -> Shaped[np.ndarray, "n *s"]:
+    """Examples that a model did not train on, where there are such, to draw beside samples."""
+    split = model.dataset.splits.get("test", model.dataset.splits["train"])
+    return split.gather(np.arange(min(len(split), count)))["x0"]
 
 
 def save_drawing(path: pathlib.Path, drawing: np.ndarray | list[str]) -> pathlib.Path:

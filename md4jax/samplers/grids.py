@@ -47,6 +47,19 @@ def quadratic(process: Process, n: int) -> np.ndarray:
     return np.concatenate([[0], steps + 1]) / total
 
 
+def endpoints(process: Process, n: int) -> np.ndarray:
+    """Both the first and the last step of a chain and n - 2 between, as star-shaped diffusion has.
+
+    The distances are the published ones: floor(left / calls left), the last step replaced by T.
+    """
+    total = process.chain_length or n
+    left, steps = total, [1]
+    for i in range(n - 1):
+        steps.append(steps[-1] + left // (n - 1 - i))
+        left -= left // (n - 1 - i)
+    return np.array([0, *steps[:-1], total]) / total
+
+
 def _check_length(name: str, process: Process, n: int) -> None:
     if n == 1 and (process.chain_length or 1) > 1:
         raise UserError(
@@ -87,6 +100,7 @@ GRIDS: dict[str, Callable[[Process, int], np.ndarray]] = {
     "leading": leading,
     "quadratic": quadratic,
     "karras": karras,
+    "endpoints": endpoints,
 }
 
 

@@ -16,7 +16,7 @@ from md4jax.console import Interrupted, StopSignal, duration, say
 from md4jax.evaluation.likelihood import Evaluator
 from md4jax.model import Model, assemble
 from md4jax.options import UserError
-from md4jax.samplers.generate import Generator, draw_samples, save_drawing
+from md4jax.samplers.generate import Generator, draw_film, draw_samples, save_drawing
 from md4jax.training import partitioning
 from md4jax.training import workdir as workdir_lib
 from md4jax.training.checkpoints import Checkpoints
@@ -258,6 +258,7 @@ class Run:
         if hosts.agree(any(file.with_name(file.name + end).exists() for end in endings)):
             return
         samples, _ = self.generator(self.state.eval_params, lambda: stop.requested)
+        self.films()  # Before the samples' file, which says that all is drawn.
         if not hosts.is_first():
             return
         drawing = draw_samples(self.model, samples)
@@ -266,6 +267,15 @@ class Run:
         else:
             self.writer.text(self.step, "samples", "\n\n".join(drawing[:8]))
         say(f"samples: {save_drawing(file, drawing)}")
+
+    def films(self) -> None:
+        """Draws film strips beside the samples, if they are asked for."""
+        if not self.model.experiment.sampler.frames:
+            return
+        for name, film in self.generator.films(self.state.eval_params).items():
+            if hosts.is_first():
+                file = self.path / "samples" / f"step_{self.step:08d}_{name}"
+                save_drawing(file, draw_film(self.model, film))
 
     def finish(self) -> dict[str, float]:
         """Says where everything is; returns the last evaluation of the first split."""

@@ -27,6 +27,8 @@ TENSOR_RULES = (
     (re.compile(r"(out|down)/kernel$"), -2),
     (re.compile(r"embedding$"), -2),
 )
+# Read at random places by every device, so each has its own.
+REPLICATED = re.compile(r"^statistics/")
 # Smaller arrays are cheaper to copy than to gather.
 MIN_FSDP_SIZE = 2**14
 
@@ -70,6 +72,8 @@ def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:
 def partition_spec(path: str, shape: tuple[int, ...], mesh: jax.sharding.Mesh) -> PartitionSpec:
     """Where an array of the state lives: `tensor` by name, `fsdp` on the largest axis left."""
     axes: list[str | None] = [None] * len(shape)
+    if REPLICATED.search(path):
+        return PartitionSpec(*axes)
     for pattern, axis in TENSOR_RULES:
         if pattern.search(path) and len(shape) >= 2 and shape[axis] % mesh.shape["tensor"] == 0:
             axes[axis] = "tensor"

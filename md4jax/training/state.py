@@ -36,6 +36,7 @@ class TrainState:
       step: optimizer steps taken.
       params: `{"network": ..., "process": ...}`; the latter is `{}` if nothing of it is learned.
       ema_params: averaged parameters, float32; None if `ema_decay` is 0.
+      statistics: what the process has estimated from the data; training leaves it as it is.
       time_state: what the sampling of times remembers; None if nothing.
       metric_sums: sums over the steps since the last logged one, so that a resumed run logs the
         same means.
@@ -46,6 +47,7 @@ class TrainState:
     step: Int[Array, ""]
     params: PyTree
     ema_params: PyTree
+    statistics: PyTree
     opt_state: PyTree
     time_state: PyTree
     metric_sums: dict[str, Float[Array, ""]]
@@ -53,8 +55,14 @@ class TrainState:
 
     @property
     def eval_params(self) -> PyTree:
-        """What evaluation and sampling use."""
-        return self.params if self.ema_params is None else self.ema_params
+        """What evaluation and sampling use: `params`, averaged or not, and `statistics`."""
+        params = self.params if self.ema_params is None else self.ema_params
+        return params | {"statistics": self.statistics}
+
+    @property
+    def fixed(self) -> tuple[PyTree, PyTree]:
+        """What the loss needs beside the parameters: the process's statistics, the times' state."""
+        return self.statistics, self.time_state
 
 
 def make_denoiser(
@@ -74,7 +82,7 @@ def make_denoiser(
     def denoise(z_t, t):
         output = network.apply(
             {"params": params["network"]},
-            z_t,
+            process.network_input(z_t, t),
             process.network_time(t) if network.spec.has_time else None,
             label,
             train=dropout is not None,
@@ -86,8 +94,9 @@ def make_denoiser(
 
 
 def bind_params(process: Process, params: PyTree) -> Process:
-    """The process with what of it is learned."""
-    return process.with_params(params["process"])
+    """The process with what of it is learned or estimated, as `TrainState.eval_params` holds it."""
+    process = process.with_params(params["process"])
+    return process.with_statistics(params["statistics"]) if "statistics" in params else process
 
 
 def init_params(process: Process, network: Any, data: DataSpec, seed: int) -> PyTree:
@@ -112,22 +121,23 @@ def _toss(keys: Keys, probability: float) -> Bool[Array, "b"]:
 
 
 def make_loss(experiment: Experiment, process: Process, network: Any) -> Callable:
-    """`(params, times, batch, index, step, part) -> (loss, (metrics, u, losses))`: of a part of it.
+    """`(params, fixed, batch, index, step, part) -> (loss, (metrics, u, losses))`: of a part of it.
 
     `index` `[b]` are the places of the examples in the global batch: noise and times follow them,
     so that neither the number of devices nor of microbatches changes what an example sees.
-    `times` is `TrainState.time_state`, which is updated with the `u` and `losses` `[b]`.
+    `fixed` is `TrainState.fixed`, whose times are updated with the `u` and `losses` `[b]`.
     """
     train = experiment.train
     time_sampling = TIME_SAMPLING[train.time_sampling]
 
-    def loss(params, times, batch, index, step, part):
+    def loss(params, fixed, batch, index, step, part):
+        statistics, times = fixed
         key = {
             name: jax.random.fold_in(rng.stream(train.seed, name), step)
             for name in ("time", "noise", "dropout", "label", "flip")
         }
         toss = lambda name, p: _toss(rng.example_keys(key[name], index), p)
-        bound = bind_params(process, params)
+        bound = bind_params(process, params | {"statistics": statistics})
         label = batch.get("label")
         if train.label_dropout:
             label = jnp.where(toss("label", train.label_dropout), null_label(network), label)
@@ -145,14 +155,14 @@ def make_loss(experiment: Experiment, process: Process, network: Any) -> Callabl
 
 
 def make_gradient(loss: Callable, train: Train, mesh: jax.sharding.Mesh) -> Callable:
-    """`(params, times, batch, step) -> (gradient, (metrics, u, losses))` of a global batch.
+    """`(params, fixed, batch, step) -> (gradient, (metrics, u, losses))` of a global batch.
 
     Gradient and metrics are means over microbatches; u and losses `[batch_size]`.
     """
     gradient = jax.grad(loss, has_aux=True)
     index = jnp.arange(train.batch_size, dtype=jnp.int32)
     if train.microbatches == 1:
-        return lambda params, times, batch, step: gradient(params, times, batch, index, step, 0)
+        return lambda params, fixed, batch, step: gradient(params, fixed, batch, index, step, 0)
 
     def split(x):
         # Microbatch m takes every m-th example, so that each device works on examples it holds.
@@ -161,16 +171,16 @@ def make_gradient(loss: Callable, train: Train, mesh: jax.sharding.Mesh) -> Call
             x, NamedSharding(mesh, PartitionSpec(None, BATCH_AXES))
         )
 
-    def accumulate(params, times, batch, step):
+    def accumulate(params, fixed, batch, step):
         def add(total, inputs):
             part, part_batch, part_index = inputs
-            grads, (metrics, *seen) = gradient(params, times, part_batch, part_index, step, part)
+            grads, (metrics, *seen) = gradient(params, fixed, part_batch, part_index, step, part)
             mean = lambda a, b: a + b / train.microbatches
             return jax.tree.map(mean, total, (grads, metrics)), seen
 
         inputs = (jnp.arange(train.microbatches), *jax.tree.map(split, (batch, index)))
         first = jax.tree.map(lambda x: x[0], inputs[1:])
-        grads, (metrics, *_) = jax.eval_shape(gradient, params, times, *first, step, 0)
+        grads, (metrics, *_) = jax.eval_shape(gradient, params, fixed, *first, step, 0)
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (grads, metrics))
         (grads, metrics), seen = jax.lax.scan(add, zeros, inputs)
         u, losses = (x.swapaxes(0, 1).reshape(-1) for x in seen)  # Back in the batch's order.
@@ -191,7 +201,11 @@ def _ema(decay: float, warmup: bool, old: PyTree, new: PyTree, step: Array) -> P
 
 
 def init_state(
-    experiment: Experiment, process: Process, params: PyTree, metric_names: list[str]
+    experiment: Experiment,
+    process: Process,
+    params: PyTree,
+    statistics: PyTree,
+    metric_names: list[str],
 ) -> TrainState:
     """A state before the first step, around fresh parameters."""
     ema = None
@@ -201,6 +215,7 @@ def init_state(
         step=jnp.zeros((), jnp.int32),
         params=params,
         ema_params=ema,
+        statistics=statistics,
         opt_state=experiment.optimizer.build(experiment.train.num_steps).init(params),
         time_state=TIME_SAMPLING[experiment.train.time_sampling].init(process),
         metric_sums={name: jnp.zeros(()) for name in metric_names},
@@ -217,7 +232,7 @@ def make_train_step(
     update_times = TIME_SAMPLING[train.time_sampling].update
 
     def train_step(state: TrainState, batch: dict[str, Array]):
-        grads, seen = gradient(state.params, state.time_state, batch, state.step)
+        grads, seen = gradient(state.params, state.fixed, batch, state.step)
         metrics, u, losses = seen
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
@@ -233,7 +248,9 @@ def make_train_step(
         sums = {k: jnp.where(since == 0, 0.0, state.metric_sums[k]) + v for k, v in metrics.items()}
         means = {name: total / (since + 1) for name, total in sums.items()}
         times = update_times(state.time_state, u, losses)
-        state = TrainState(state.step + 1, params, ema, opt_state, times, sums, bad)
+        state = TrainState(
+            state.step + 1, params, ema, state.statistics, opt_state, times, sums, bad
+        )
         return state, means | {"first_bad_step": bad}
 
     return train_step

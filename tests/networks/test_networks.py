@@ -21,6 +21,9 @@ LEVELS |= {"attention_levels": (2,), "num_heads": 2}
 SMALL = {
     "ddpm_unet": (IMAGE, LEVELS),
     "improved_unet": (IMAGE, LEVELS),
+    "mlp": (IMAGE, {"feature_dim": 16, "num_layers": 2, "time_features": 8}),
+    "ncsnpp": (IMAGE, LEVELS),
+    "t5_encoder": (TEXT, {"feature_dim": 4, "num_layers": 2, "num_heads": 2}),
     "transformer": (TEXT, {"feature_dim": 4, "num_layers": 2, "num_heads": 2}),
     "unet": (IMAGE, {"feature_dim": 8, "num_layers": 2, "norm_groups": 4}),
     "uvit": (

@@ -1,0 +1,1 @@
+"""Star-shaped diffusion: noisy variables that are independent given the data."""
