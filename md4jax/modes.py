@@ -88,7 +88,7 @@ def _table(model: Model, step: int, results: list[dict[str, Any]]) -> str:
     ]
     if model.experiment.eval.path_samples:
         header += (f"{model.experiment.eval.path_samples} paths",)
-        rows = [(*row, f"{r['path_bits_per_dim']:.4f}") for row, r in zip(rows, results)]
+        rows = [(*row, f"{r['bits_per_dim_of_paths']:.4f}") for row, r in zip(rows, results)]
     widths = [max(map(len, column)) for column in zip(header, *rows)]
     for row in (header, *rows):
         lines.append("  ".join(cell.rjust(width) for cell, width in zip(row, widths)))

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 import tiny
+from walking import check_samples, read_lines, walk
 
 import md4jax
 from md4jax.config import build, load_config, make_config, to_dict
@@ -66,23 +67,6 @@ VARIANTS = [
 ]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilations():
-    """Compiles quickly rather than well, and each program once for all tests here."""
-    from jax.experimental.compilation_cache import compilation_cache
-
-    folder = jax.config.jax_compilation_cache_dir
-    jax.config.update("jax_compilation_cache_dir", folder or tiny.compilations())
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
-    jax.config.update("jax_disable_most_optimizations", True)
-    compilation_cache.reset_cache()
-    yield
-    jax.config.update("jax_compilation_cache_dir", folder)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
-    jax.config.update("jax_disable_most_optimizations", False)
-    compilation_cache.reset_cache()
-
-
 def count_parameters(config, data: DataSpec) -> int:
     """Of the network that a config makes for this data, without making it."""
     experiment = build(config)
@@ -111,66 +95,6 @@ def test_a_config_says_what_it_is(path):
 def test_variants_are_counted_rightly(path, values, data):
     config = tiny.override(load_config(tiny.ROOT / path), **values)
     assert f"{count_parameters(config, data or SPECS[path]):,}" in docstring(path)
-
-
-def read_lines(path):
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-def assert_finite(lines):
-    for line in lines:
-        numbers = [v for v in line.values() if isinstance(v, (int, float))]
-        assert np.isfinite(numbers).all(), line
-
-
-def check_samples(file, config):
-    """Whole samples: ids of the vocabulary alone, so no MASK, and a drawing beside them."""
-    dataset = build(config).data.load()
-    with np.load(file) as arrays:
-        samples = arrays["samples"]
-        labels = arrays.get("labels")
-    assert samples.shape == (config.sampler.num_samples, *dataset.spec.shape)
-    assert np.issubdtype(samples.dtype, np.integer)
-    assert samples.min() >= 0 and samples.max() < dataset.spec.vocab_size
-    assert (labels is None) == (dataset.spec.num_classes is None)
-    if labels is not None:
-        assert labels.tolist() == [i % dataset.spec.num_classes for i in range(len(samples))]
-    return "png" if dataset.levels else "txt"
-
-
-def walk(config, workdir):
-    """Train, stop, evaluate, sample, resume; looks at all that is left behind."""
-    splits = list(config.eval.splits)
-    tiny.train_until_saved(config, workdir)
-    evaluated = md4jax.evaluate(config, workdir)
-    file = md4jax.sample(config, workdir)
-    result = md4jax.train(config, workdir)
-
-    saved = json.loads((workdir / "config.json").read_text())["config"]
-    assert saved == to_dict(config)
-    assert {p.name for p in (workdir / "checkpoints").iterdir()} == {"2", "4"}
-    train = read_lines(workdir / "metrics" / "train.jsonl")
-    assert [line["step"] for line in train] == [1, 2, 3, 4]
-    assert_finite(train)
-    evals = read_lines(workdir / "metrics" / "eval.jsonl")
-    expected = [(2, s, "train") for s in splits] + [(2, s, "evaluate") for s in splits]
-    expected += [(4, s, "train") for s in splits]
-    assert [(e["step"], e["split"], e["source"]) for e in evals] == expected
-    assert_finite(evals)
-    for line in (*evals, *evaluated, result):
-        # Means of float64 numbers: rounding is of 1e-16.
-        parts = [v for k, v in line.items() if k.endswith("_bits_per_dim")]
-        assert sum(parts) == pytest.approx(line["bits_per_dim"], rel=1e-12)
-    # The same program with the same weights, times and noise.
-    assert [e["bits_per_dim"] for e in evaluated] == [
-        e["bits_per_dim"] for e in evals[: len(splits)]
-    ]
-    kind = check_samples(file, config)
-    drawings = [file.with_suffix(f".{kind}"), workdir / "samples" / f"step_00000004.{kind}"]
-    if config.sampler.frames:
-        drawings.append(file.with_name(f"{file.stem}_film.{kind}"))
-    for drawing in drawings:
-        assert drawing.stat().st_size > 0
 
 
 def different_configs():

@@ -23,3 +23,12 @@ def test_the_lines_without_a_config():
     samples = np.asarray(names["samples"])
     assert samples.shape == (8, 16, 16, 3) and samples.dtype == np.int32
     assert samples.min() >= 0 and samples.max() <= 255
+
+
+def test_the_family_that_the_docs_show():
+    """All of its file, as it is."""
+    root = README.parent
+    (lines,) = re.findall(
+        r"```python\n(.*?)```", (root / "docs" / "add_a_family.md").read_text(), re.DOTALL
+    )
+    assert lines == (root / "md4jax" / "processes" / "star" / "gamma.py").read_text()

@@ -8,7 +8,7 @@ import pytest
 
 from md4jax.data.base import ArraySplit
 from md4jax.processes.domains import DOMAINS
-from md4jax.samplers.generate import draw_film, draw_samples
+from md4jax.samplers.generate import Film, draw_film, draw_samples
 from md4jax.visualize_charts import (
     SAMPLES,
     Ellipses,

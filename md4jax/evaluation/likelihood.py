@@ -84,7 +84,7 @@ class Evaluator:
         result = {"split": split} | self._summary(terms)
         if self.options.path_samples:
             paths = np.concatenate([path for _, path in values])[:n].astype(np.float64)
-            result["path_bits_per_dim"] = float(paths.mean() * self._scale)
+            result["bits_per_dim_of_paths"] = float(paths.mean() * self._scale)
             result["path_samples"] = self.options.path_samples
         return result
 

@@ -66,6 +66,13 @@ class StarShaped(Family):
         "exact",
         one_of=("exact", "table", "draws"),
     )
+    prediction: str = option(
+        "What the network gives of data that are levels or tokens: mean (x0 itself, as published), "
+        "levels (a law over them, whose mean is taken) or posterior (a law that is multiplied by "
+        "what G_t says, by (4), which so need not be learned).",
+        "mean",
+        one_of=("mean", "levels", "posterior"),
+    )
     level_prior: str = option(
         "Of p(x0 | G_1), where data are levels or tokens: uniform, or their shares in training.",
         "unigram",
@@ -124,15 +131,20 @@ class StarShaped(Family):
     # The five functions.
 
     def bind(self, data: DataSpec) -> StarShaped:
+        if data.vocab_size is None and self.prediction != "mean":
+            raise UserError(
+                f"config.process.prediction = {self.prediction!r}: the data are real, and have no "
+                "levels; use 'mean'"
+            )
         return dataclasses.replace(self, data=data)
 
     def network_spec(self, data: DataSpec) -> NetworkSpec:
-        """Its output is what the domain's head takes; of integer data one number an entry of z."""
+        """Its output is what the domain's head takes; else one number an entry of z, or V."""
         domain = head_of(data.domain)
         return NetworkSpec(
             shape=self.z_shape(data.shape),
             vocab_size=None,
-            out_features=1,
+            out_features=1 if self.prediction == "mean" or self.event_ndim else data.vocab_size,
             num_classes=data.num_classes,
             out_shape=domain.head_shape(data.shape) if domain else None,
         )
@@ -164,7 +176,17 @@ class StarShaped(Family):
 
     def predict(self, output: Array, z_t: Statistic, t: Time) -> Point:
         """The network's output as a point of the family."""
-        return self.head(output)
+        if self.prediction == "mean":
+            return self.head(output)
+        logits, points = self.level_logits(output), self.level_points()
+        if self.prediction == "posterior":
+            axes = tuple(range(-self.event_ndim, 0)), tuple(range(1, points.ndim))
+            said = jnp.tensordot(z_t, self.natural(points), axes)
+            normalisers = self.level_log_normalisers()
+            normalisers = self.at(normalisers - normalisers[:, :1], self.step(t) - 1)
+            logits = logits + said + self.statistics["log_prior"]
+            logits = logits - jnp.expand_dims(normalisers, tuple(range(1, logits.ndim - 1)))
+        return jnp.tensordot(jax.nn.softmax(logits, axis=-1), points, 1)
 
     def guide(self, conditional: Point, unconditional: Point, scale: float) -> Point:
         """As of arrays, back to where the data live."""
@@ -217,7 +239,7 @@ class StarShaped(Family):
         axes = tuple(range(-self.event_ndim, 0))
         z = jnp.expand_dims(z_1, -1 - self.event_ndim)
         inner = jnp.sum((natural - jnp.expand_dims(natural[x0], -1 - self.event_ndim)) * z, axes)
-        normalisers = self.level_log_normalisers()
+        normalisers = self.level_log_normalisers()[0]
         difference = jnp.asarray(normalisers[None, :] - normalisers[:, None], jnp.float32)
         logits = inner - difference[x0] + prior - prior[x0][..., None]
         return sum_all(jax.nn.logsumexp(logits, axis=-1))

@@ -126,7 +126,8 @@ def test_samples_and_losses_on_a_manifold(name):
         points = domain.head(output)
         one, two = Estimate(points, points, None), Estimate(points[::-1], points, None)
         guided = process.guide(one, two, 4.0).x0
-        shown = process.clipped(prediction), *process.view(z_t, prediction)
+        views = process.view(z_t, t), process.view_prediction(z_t, prediction)
+        shown = process.clipped(prediction), *views
         return x0, samples, loss, terms, guided, *shown
 
     x0, samples, loss, terms, guided, clipped, noisy, predicted = all_of_it(keys(4), output)

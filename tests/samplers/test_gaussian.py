@@ -55,14 +55,6 @@ SAMPLERS = {
 }
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilations():
-    """Compiles quickly rather than well."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 def exact(process, mean=MEAN):
     def denoise(z_t, t):
         A, S = (over_positions(f(t), z_t) for f in (process.alpha_bar, process.noise_variance))

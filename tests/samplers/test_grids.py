@@ -183,3 +183,19 @@ def test_grids_are_made_while_traced_as_well():
         for process in (PROCESSES["linear"], PROCESSES["vdm"]):
             traced = jax.jit(lambda x, n=name, p=process: x + jnp.asarray(time_grid(n, 9, p)))(0.0)
             np.testing.assert_allclose(traced, time_grid(name, 9, process), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("calls", "published"),
+    [
+        (1, [999]),
+        (2, [0, 999]),
+        (3, [0, 500, 999]),
+        (10, [0, 111, 222, 333, 444, 555, 666, 777, 888, 999]),
+    ],
+)
+def test_endpoints_are_those_of_star_shaped_diffusion(calls, published):
+    """Published steps count from 0, ours from 1; the last call's time is followed by 0."""
+    process = Gaussian(num_timesteps=1000)
+    times = time_grid("endpoints", calls, process)
+    assert np.rint(times * 1000).astype(int).tolist() == [*(p + 1 for p in published[::-1]), 0]

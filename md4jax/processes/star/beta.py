@@ -165,7 +165,8 @@ class StarBeta(StarShaped):
 
     def level_log_normalisers(self) -> np.ndarray:
         nu, m = self.nu[:, None], self._levels
-        return betaln64(1 + nu * m, 1 + nu * (1 - m)).sum(axis=0)
+        omega = betaln64(1 + nu * m, 1 + nu * (1 - m))
+        return np.cumsum(omega[::-1], axis=0)[::-1]
 
     # Tails from a table.
 

@@ -107,7 +107,10 @@ class StarCategorical(StarShaped):
 
     def level_log_normalisers(self) -> np.ndarray:
         """The same for all."""
-        return np.zeros(self.data.vocab_size)
+        return np.zeros((self.num_timesteps, self.data.vocab_size))
+
+    def level_logits(self, output: Array) -> Float[Array, "b *s v"]:
+        return output[..., 0].astype(jnp.float32)
 
     def prepare(self, point: Point) -> PyTree:
         """Sums of the probabilities up to each token."""

@@ -147,8 +147,12 @@ class Family(Defaults):
         raise NotImplementedError
 
     def level_log_normalisers(self) -> np.ndarray:
-        """Sum over all s of Omega_s of each level or token `[v]`."""
+        """Sums over s >= t of Omega_s of each level or token, `[T, v]` for t = 1, ..., T."""
         raise NotImplementedError
+
+    def level_logits(self, output: Array) -> Float[Array, "b *u v"]:
+        """A network's output as logits of a law over the levels or tokens."""
+        return output.astype(jnp.float32)
 
     # The schedule, as tables of T + 1 entries on the host.
 

@@ -90,12 +90,15 @@ class StarGaussian(StarShaped):
         return jnp.zeros(shape)
 
     def level_points(self) -> Float[Array, "v"]:
-        return scale_levels(jnp.arange(self.data.vocab_size)[None], self.data.vocab_size)[0]
+        return jnp.asarray(np.linspace(-1, 1, self.data.vocab_size), jnp.float32)
 
     @property
     def weights(self) -> np.ndarray:
         """Of the x_s over sqrt(a_s), which are x0 and noise."""
         return self.snr[:-1] - self.snr[1:]
+
+    def level_log_normalisers(self) -> np.ndarray:
+        return 0.5 * self.snr[1:-1, None] * np.linspace(-1, 1, self.data.vocab_size) ** 2
 
     def _weight(self, first: Step, last: Step, like: Array) -> Array:
         # Each is a sum of two float32, so that the difference of neighbours is float64's.

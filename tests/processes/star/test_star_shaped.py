@@ -192,6 +192,25 @@ def test_the_bound_of_exact_denoisers_comes_down_to_the_entropy(name):
 
 
 @pytest.mark.parametrize("name", sorted(ONE))
+def test_networks_that_give_laws_over_levels(name):
+    """Zeros times what G_t says is the exact denoiser; a law alone is its mean."""
+    p, x0 = one_variable(name, 40)
+    shares = jnp.exp(p.statistics["log_prior"])
+    for s in (1, 20, 40):
+        t = at(p, len(x0), s)
+        z = p.forward_sample(keys(len(x0)), x0, t)
+        posterior = dataclasses.replace(p, prediction="posterior")
+        output = jnp.zeros((len(x0), *posterior.network_spec(p.data).output_shape))
+        got = posterior.predict(output, z, t)
+        np.testing.assert_allclose(got, exact_denoiser(p, shares)(z, t), rtol=2e-4, atol=2e-5)
+        law = jnp.log(jnp.array([0.25, 0.5, 0.25]))
+        output = jnp.broadcast_to(law.reshape((3, 1) if p.event_ndim else 3), output.shape)
+        got = dataclasses.replace(p, prediction="levels").predict(output, z, t)
+        want = jnp.tensordot(jnp.exp(law), p.level_points(), 1)
+        np.testing.assert_allclose(got, jnp.broadcast_to(want, got.shape), atol=1e-6)
+
+
+@pytest.mark.parametrize("name", sorted(ONE))
 def test_path_weights_average_to_the_bound_and_to_the_likelihood(name):
     """E log w is minus the bound; E w is p(x0): here the mean over 200 paths is closer to it."""
     p, x0 = one_variable(name, 8)
