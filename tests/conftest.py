@@ -57,10 +57,10 @@ install_import_hook(
 
 @pytest.fixture
 def optimized():
-    """Compiles well: for programs that take longer to run than to compile."""
+    """Compiles well: for programs that run longer than they compile, and for the last bits."""
     import jax
 
-    before = jax.config.jax_disable_most_optimizations
+    before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", False)
     yield
     jax.config.update("jax_disable_most_optimizations", before)

@@ -130,8 +130,8 @@ def test_describe_lists_every_field_of_every_component():
     assert "ch_mult" in describe("network.uvit") and "ch_mult" not in describe("network.unet")
     with pytest.raises(UserError, match="no config section 'nets'"):
         describe("nets")
-    with pytest.raises(UserError, match="'mlp' should be one of ddpm_unet"):
-        describe("network.mlp")
+    with pytest.raises(UserError, match="'resnet' should be one of ddpm_unet"):
+        describe("network.resnet")
 
 
 def test_options_are_fields_with_words():

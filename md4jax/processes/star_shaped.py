@@ -190,9 +190,7 @@ class StarShaped(Family):
 
     def guide(self, conditional: Point, unconditional: Point, scale: float) -> Point:
         """As of arrays, back to where the data live."""
-        guided = self.values(super().guide(conditional, unconditional, scale))
-        domain = head_of(self.data.domain)
-        return self.point(domain.project(guided) if domain else guided)
+        return self.project(super().guide(conditional, unconditional, scale))
 
     def loss_terms(
         self, keys: Keys, prediction: Point, x0: Data, z_t: Statistic, t: Time

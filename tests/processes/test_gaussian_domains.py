@@ -146,7 +146,8 @@ def test_levels_are_as_before():
     assert (process.levels, process.domain) == (4, None)
     assert process.network_spec(DataSpec((2,), 4)).out_shape is None
     one = jnp.ones((1, 2))
-    assert all(x.dtype == jnp.int32 for x in process.view(one, Estimate(one, one, None)))
+    assert process.view(one, one[0, :1]).dtype == jnp.int32
+    assert process.view_prediction(one, Estimate(one, one, None)).dtype == jnp.int32
 
 
 def test_real_data_are_not_clipped():

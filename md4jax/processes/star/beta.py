@@ -115,6 +115,9 @@ class StarBeta(StarShaped):
         m = x0 if self.data.vocab_size is None else x0 / (self.data.vocab_size - 1)
         return jnp.clip(m.astype(jnp.float32), beta_tail.EDGE, 1 - beta_tail.EDGE)
 
+    def project(self, point: Point) -> Point:
+        return jnp.clip(point, beta_tail.EDGE, 1 - beta_tail.EDGE)
+
     def values(self, point: Point) -> Data:
         """The nearest level."""
         if self.data.vocab_size is None:

@@ -95,6 +95,11 @@ class StarCategorical(StarShaped):
     def point(self, x0: Data) -> Point:
         return jax.nn.one_hot(x0, self.data.vocab_size)
 
+    def project(self, point: Point) -> Point:
+        """No probability below zero, their sum one."""
+        point = jnp.maximum(point, 0)
+        return point / point.sum(axis=-1, keepdims=True)
+
     def values(self, point: Point) -> Data:
         """The likeliest token."""
         return jnp.argmax(point, axis=-1)

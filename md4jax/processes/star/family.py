@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int
 
 from md4jax.options import UserError
 from md4jax.processes.base import DataSpec, Defaults
-from md4jax.processes.domains import DOMAINS
+from md4jax.processes.domains import DOMAINS, head_of
 from md4jax.processes.gaussian_math import over_positions
 from md4jax.typing import Data, Keys, PyTree, Time
 
@@ -87,6 +87,11 @@ class Family(Defaults):
     def undo(self, statistic: Statistic) -> Point:
         """The x whose T(x) this is, or the nearest."""
         return statistic
+
+    def project(self, point: Point) -> Point:
+        """The nearest point, where guidance has left them."""
+        domain = head_of(self.data.domain)
+        return self.point(domain.project(self.values(point))) if domain else point
 
     def limit_point(self, shape: tuple[int, ...]) -> Float[Array, "*s"]:
         """The x0 whose q(x_T | x0) is the prior p(x_T), for z of this shape."""

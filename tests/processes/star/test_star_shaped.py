@@ -18,6 +18,7 @@ from md4jax import rng
 from md4jax.objectives import bound
 from md4jax.processes import PROCESSES
 from md4jax.processes.base import DataSpec
+from md4jax.processes.domains import DOMAINS
 from md4jax.processes.gaussian import Gaussian
 from md4jax.samplers.base import Ancestral, sample
 
@@ -293,6 +294,21 @@ def test_sampled_frequencies(name):
     shares = np.bincount(np.asarray(draws(keys(4000)))[:, 0], minlength=3) / 4000
     error = np.sqrt(np.asarray(LAW * (1 - LAW)) / 4000)
     assert (np.abs(shares - np.asarray(LAW)) < 5 * error + 0.01).all(), shares
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_guided_predictions_are_points(name):
+    """Scale 1 is the conditional one; what goes beyond is brought back."""
+    p, n = process(name), 5
+    one, other = (p.point(examples(name, n, seed)) for seed in (0, 1))
+    np.testing.assert_allclose(p.guide(one, other, 1.0), one, rtol=1e-5, atol=1e-5)
+    beyond = p.guide(0.9 * one + 0.1 * other, other, 3.0)
+    assert bool(jnp.isfinite(p.kl(p.point(examples(name, n)), beyond, jnp.full(n, 2))).all())
+    x = np.asarray(p.values(beyond))
+    if p.data.domain:
+        assert DOMAINS[p.data.domain].problem(x) is None
+    else:
+        assert x.min() >= 0 and x.max() < p.data.vocab_size
 
 
 @pytest.mark.parametrize("name", NAMES)
