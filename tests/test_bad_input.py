@@ -190,7 +190,7 @@ MISFITS = {
     "noise on text": (
         TEXT,
         dict(process={"name": "gaussian"}, sampler__num_steps=3),
-        ["config.process.name", "'gaussian'", "ordered levels", "are chars", "use 'masked'"],
+        ["config.process.name", "'gaussian'", "levels", "are chars", "use 'masked'"],
     ),
     "waves of ids": (
         "configs/md4/cifar10.py",

@@ -242,8 +242,8 @@ class GaussianBase(Defaults):
     def bind(self, data: DataSpec) -> GaussianBase:
         if data.unit != "dim":
             raise UserError(
-                "config.process.name = 'gaussian' or 'vdm': noise is for real data or ordered levels, "
-                f"as images have; these are {data.unit}s: use 'masked' or 'star_categorical'"
+                "config.process.name = 'gaussian' or 'vdm': it is noise on real data or levels, "
+                f"as of images; these are {data.unit}s: use 'masked' or 'star_categorical'"
             )
         if data.vocab_size is None:
             return dataclasses.replace(self, domain=data.domain or "real", data_shape=data.shape)
