@@ -141,7 +141,8 @@ def start(tmp_path: pathlib.Path, code: str, devices: int = 1, *args: str) -> su
         **os.environ,
         "JAX_PLATFORMS": "cpu",
         "NPROC": "32",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} "
+        f"--xla_force_host_platform_device_count={devices}",
         "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
     }
     command = [sys.executable, "-c", script, str(tmp_path), *args]

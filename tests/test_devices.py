@@ -38,7 +38,7 @@ def test_four_devices():
     done = subprocess.run(
         [*command, str(tiny.ROOT / "tests" / "four_devices.py")],
         capture_output=True, text=True, cwd=tiny.ROOT, env=tiny.environment(devices=4),
-        timeout=600,
+        timeout=1200,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert " passed" in done.stdout and "skipped" not in done.stdout

@@ -35,7 +35,8 @@ def start(workdir, devices, flags=(), **env):
     env = os.environ | {
         "JAX_PLATFORMS": "cpu",
         "NPROC": "32",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} "
+        f"--xla_force_host_platform_device_count={devices}",
         **env,
     }
     command = [sys.executable, "main.py", *FLAGS, f"--workdir={workdir}", *flags]

@@ -178,6 +178,7 @@ def test_losses_are_the_published_ones(name, mean, var):
         allclose(total[1:], published["loss"][1:], 2e-5, weight * T * 2.0**-20)
 
 
+@pytest.mark.usefixtures("optimized")
 @ON
 @pytest.mark.parametrize("loss", ["rmse", "rkl"])
 def test_gradients_are_the_published_ones(name, loss):

@@ -173,6 +173,7 @@ def zipf(vocab_size):
     return log_mu, entropy, math.sqrt((mu * log_mu**2).sum() - entropy**2)
 
 
+@pytest.mark.usefixtures("optimized")
 @pytest.mark.parametrize("step", [Masked.reverse_sample, joint_reverse_sample])
 def test_steps_are_exact_in_the_tail(step):
     """Zipf(1) over V = 50,257 at u(t, s) = 0.08: rate and entropy of the tokens drawn.
@@ -200,6 +201,7 @@ def test_steps_are_exact_in_the_tail(step):
     assert abs(nats.sum() / drawn - entropy) < 4.5 * spread / math.sqrt(drawn)
 
 
+@pytest.mark.usefixtures("optimized")
 def test_unmasking_rate_at_one_in_ten_thousand():
     """4e7 positions at u(t, s) = 1e-4: 4,000 unmaskings, 4.5 standard errors, false alarm 7e-6.
 
@@ -221,6 +223,7 @@ def test_unmasking_rate_at_one_in_ten_thousand():
     assert abs(drawn - n * p) < 4.5 * math.sqrt(n * p)
 
 
+@pytest.mark.usefixtures("optimized")
 def test_default_noise_is_what_the_joint_step_corrects():
     """The published truncation, kept for comparison, loses a third of the rate at u = 1e-3.
 
