@@ -3,7 +3,6 @@
 Two steps, a stop, evaluation, samples, then on to four steps, by what people call.
 """
 
-import json
 import math
 
 import jax
@@ -98,12 +97,16 @@ def test_variants_are_counted_rightly(path, values, data):
 
 
 def different_configs():
-    """One path of each group of configs that only their sizes and the place of their data part."""
+    """The first of the configs that have the same process, network and kind of data.
+
+    The others differ in options and sizes; those options are walked by `test_choice`, and that the
+    parts fit is seen by `test_configs_fit_together`.
+    """
     found = {}
     for path in tiny.CONFIGS:
         values = to_dict(tiny.tiny(load_config(tiny.ROOT / path)))
-        values["data"].pop("path", None)
-        found.setdefault(json.dumps(values), path)
+        names = [values[section]["name"] for section in ("process", "network", "data")]
+        found.setdefault((*names, values["data"].get("labels")), path)
     return list(found.values())
 
 
@@ -111,6 +114,15 @@ def different_configs():
 def test_config(path, tmp_path):
     config = tiny.with_data(tiny.tiny(load_config(tiny.ROOT / path)), tmp_path)
     walk(config, tmp_path / "run")
+
+
+@pytest.mark.parametrize("path", sorted(set(tiny.CONFIGS) - set(different_configs())))
+def test_configs_fit_together(path, tmp_path):
+    """All that happens before anything compiles, for those that are not walked."""
+    config = tiny.with_data(tiny.tiny(load_config(tiny.ROOT / path)), tmp_path)
+    model = assemble(config)
+    assert model.abstract_state().step.shape == ()
+    assert len(model.experiment.sampler.times(model.process)) > 1
 
 
 def tiny_of(path, **values):

@@ -15,7 +15,7 @@ def losses(config, x0):
     """Of each example of a batch `[b, h, w, c]`."""
     model = assemble(config)
     state = tiny.shaken(model.init_state())
-    _, (_, _, each) = jax.jit(model.gradient())(state.params, None, {"x0": x0}, 0)
+    _, (_, _, each) = jax.jit(model.gradient())(state.params, ({}, None), {"x0": x0}, 0)
     return np.asarray(each)
 
 

@@ -190,13 +190,15 @@ def test_an_example_is_drawn_by_its_own_key_step_and_levels(thousand):
     m = jnp.linspace(0, 1, 30).reshape(3, 10)
     for i in range(3):
         one = slice(i, i + 1)
-        np.testing.assert_array_equal(
+        np.testing.assert_allclose(
             draw(keys, thousand, step, level, 8)[i],
             draw(keys[one], thousand, step[one], level[one], 8)[0],
+            rtol=2.4e-7,  # Another batch size is another program: it may round the last bit.
         )
-        np.testing.assert_array_equal(
+        np.testing.assert_allclose(
             between(keys, thousand, step, m)[i],
             between(keys[one], thousand, step[one], m[one])[0],
+            rtol=2.4e-7,
         )
 
 
