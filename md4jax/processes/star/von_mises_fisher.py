@@ -103,9 +103,8 @@ class StarVonMisesFisher(StarShaped):
     def table_tail(self, keys: Keys, x0: Data, step: Step) -> Statistic:
         """The length from its table, then the direction."""
         point = self.point(x0)
-        radius_keys, excess_keys, keys = (
-            jax.vmap(lambda key, i=i: jax.random.fold_in(key, i))(keys) for i in range(3)
-        )
+        split = jax.vmap(lambda key: jax.random.split(key, 3))(keys)
+        radius_keys, excess_keys, keys = jnp.unstack(split, axis=1)
         r = radius_tail.draw_radius(radius_keys, self.statistics["radius"], step, point.shape[1:-1])
         return r[..., None] * around(keys, point, cosine_excess(excess_keys, r, 3))
 
