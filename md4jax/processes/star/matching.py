@@ -318,10 +318,27 @@ def _steps(text: str) -> list[int]:
     return sorted({int(part) for part in text.split(",")})
 
 
+def _beta(args: argparse.Namespace, result: dict[str, Any], write: Callable) -> None:
+    result |= solve_beta(args.points, high=args.highest_snr)
+
+
+def _categorical(args: argparse.Namespace, result: dict[str, Any], write: Callable) -> None:
+    V, lengths = args.vocab_size, _steps(args.num_timesteps)
+    prior = english_prior() if V == 27 else np.full(V, 1 / V)
+    result |= solve_categorical(lengths, prior, args.work, args.seed)
+    write()
+    result["entropy_off_rms_max"] = verify_categorical(
+        args.output, lengths, np.array(result["prior"]), args.work, args.seed + 1
+    )
+
+
+FAMILIES = {"beta": _beta, "categorical": _categorical}  # Each fills the result.
+
+
 def main(argv: list[str]) -> None:
     """Solves, verifies and writes one family's schedules."""
     parser = argparse.ArgumentParser(prog="python -m md4jax.processes.star.matching")
-    parser.add_argument("--family", required=True, choices=["beta", "categorical"])
+    parser.add_argument("--family", required=True, choices=list(FAMILIES))
     parser.add_argument("--output", required=True, type=pathlib.Path, help="the file to write")
     parser.add_argument("--num_timesteps", default="1000", help="categorical: lengths, by commas")
     parser.add_argument("--vocab_size", type=int, default=27, help="if not 27: a uniform prior")
@@ -340,16 +357,7 @@ def main(argv: list[str]) -> None:
         f"scipy {scipy.__version__}",
     }
     write = lambda: args.output.write_text(json.dumps(result) + "\n")
-    if args.family == "beta":
-        result |= solve_beta(args.points, high=args.highest_snr)
-    else:
-        V, lengths = args.vocab_size, _steps(args.num_timesteps)
-        prior = english_prior() if V == 27 else np.full(V, 1 / V)
-        result |= solve_categorical(lengths, prior, args.work, args.seed)
-        write()
-        result["entropy_off_rms_max"] = verify_categorical(
-            args.output, lengths, np.array(result["prior"]), args.work, args.seed + 1
-        )
+    FAMILIES[args.family](args, result, write)
     write()
     say(f"{args.output}: {args.family} schedule, in {duration(time.monotonic() - started)}")
 
