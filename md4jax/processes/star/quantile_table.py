@@ -22,6 +22,7 @@ import numpy as np
 from jaxtyping import Array, Float, Float64, Int
 
 from md4jax.console import Progress
+from md4jax.processes.gaussian_math import standard_normal
 from md4jax.processes.star import table_cache
 from md4jax.processes.star.beta_tail import BOUND, EDGE, SCORES, build, tail_moments
 from md4jax.typing import Keys
@@ -77,11 +78,6 @@ def load(
     return Table(**{name: jnp.asarray(value) for name, value in arrays.items()})
 
 
-def normal(keys: Keys, shape: tuple[int, ...]) -> Entries:
-    """N(0, 1) `[b, *shape]`, float32, one key an example."""
-    return jax.vmap(lambda key: jax.random.normal(key, shape, jnp.float32))(keys)
-
-
 def read_curve(values: Float[Array, "*n nodes"], row: Row, score: Entries) -> Entries:
     """The monotone cubic of row `row` of all rows of `values`, at a normal score."""
     nodes = values.shape[-1]
@@ -123,7 +119,7 @@ def draw(
       level: in 0, ..., levels - 1.
       levels: V.
     """
-    score = normal(keys, level.shape[1:])
+    score = standard_normal(keys, level.shape[1:])
     mirrored = levels - 1 - level
     rows = table.mean.shape[1]
     row = per_entry((step - 1) * rows, level.shape[1:]) + jnp.minimum(level, mirrored)
@@ -145,7 +141,7 @@ def draw_between(keys: Keys, table: Table, step: Int[Array, "b"], m: Entries) ->
       step: t in 1, ..., T.
       m: data from 0 to 1.
     """
-    score = normal(keys, m.shape[1:])
+    score = standard_normal(keys, m.shape[1:])
     rows = table.mean.shape[1]
     m = jnp.clip(m, EDGE, 1 - EDGE)
     logit = jnp.clip(jnp.log(m) - jnp.log1p(-m), -BOUND, BOUND)

@@ -31,9 +31,10 @@ from jaxtyping import Array, Float, Float32, Float64, Int
 from scipy import special
 
 from md4jax.console import Progress
+from md4jax.processes.gaussian_math import standard_normal
 from md4jax.processes.star import table_cache
 from md4jax.processes.star.beta_tail import SCORES
-from md4jax.processes.star.quantile_table import normal, per_entry, read_curve
+from md4jax.processes.star.quantile_table import per_entry, read_curve
 from md4jax.typing import Keys
 
 WIDE = 6.0  # The law that is mixed over is known at normal scores in [-6, 6],
@@ -140,5 +141,5 @@ def draw_radius(
       step: t in 1, ..., T.
       shape: of the draws of one example.
     """
-    lengths = read_curve(table, per_entry(step - 1, shape), normal(keys, shape))
+    lengths = read_curve(table, per_entry(step - 1, shape), standard_normal(keys, shape))
     return jnp.maximum(lengths, 0)

@@ -146,5 +146,5 @@ class StarVonMisesFisher(StarShaped):
     def estimate_statistics(self, examples: np.ndarray) -> PyTree:
         statistics = super().estimate_statistics(examples)
         if self.tail == "table":
-            statistics["radius"] = jnp.asarray(radius_tail.build(self.kappa[1:], RADIUS_NODES))
+            statistics["radius"] = radius_tail.load(self.kappa[1:], RADIUS_NODES)
         return statistics
