@@ -45,7 +45,7 @@ def thousand():
 
 
 def at_scores(scores):
-    """A `normal` that gives these scores to each example."""
+    """A `standard_normal` that gives these scores to each example."""
     scores = jnp.asarray(scores, jnp.float32)
     return lambda keys, shape: jnp.broadcast_to(scores, (len(keys), *shape))
 
@@ -100,7 +100,7 @@ def test_two_steps_have_the_law_of_a_convolution(m, monkeypatch):
     nu = np.array([30.0, 0.5])
     table = table_of(nu, np.array([m]), 129)  # So that the table's own error is small.
     scores = np.linspace(-4, 4, 33) + 0.03  # Not at the nodes.
-    monkeypatch.setattr(quantile_table, "normal", at_scores(scores))
+    monkeypatch.setattr(quantile_table, "standard_normal", at_scores(scores))
     level = jnp.zeros((1, 33), int)
     got = quantile_table.draw(one_key(), table, jnp.array([1]), level, 2)[0]
     a, b = 1 + nu * m, 1 + nu * (1 - m)
@@ -146,7 +146,7 @@ def test_33_nodes_are_enough(thousand, monkeypatch):
     nu, m = concentrations(1000), data(LEVELS[:1])  # Level 0 has the worst.
     fine, nodes = beta_tail.build(nu, m, 641)[:, 0].astype(float), np.linspace(-5, 5, 641)
     scores = np.linspace(-4.5, 4.5, 1501)
-    monkeypatch.setattr(quantile_table, "normal", at_scores(scores))
+    monkeypatch.setattr(quantile_table, "standard_normal", at_scores(scores))
     for t in (1, 2, 10, 100, 500, 990, 999, 1000):
         level = jnp.zeros((1, len(scores)), int)
         value = quantile_table.draw(one_key(), thousand, jnp.array([t]), level, 8)[0]
@@ -166,7 +166,7 @@ def test_between_rows_the_law_is_interpolated(monkeypatch):
     m = special.expit(np.array([knots[:2].mean(), knots[12:14].mean(), knots[50:52].mean()]))
     exact, table = table_of(nu, m, 129), table_of(nu, beta_tail.half_knots(65))
     scores = np.linspace(-4, 4, 401)
-    monkeypatch.setattr(quantile_table, "normal", at_scores(scores))
+    monkeypatch.setattr(quantile_table, "standard_normal", at_scores(scores))
     for t in (1, 3, 20, 60, 99, 100):
         step = jnp.array([t])
         for row in range(3):
