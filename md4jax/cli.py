@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import pathlib
@@ -10,11 +11,18 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from md4jax.options import UserError
+from md4jax.options import Table, UserError, check_options, options_of, parse_option
 
 
-def run_main(main: Callable[[list[str]], None]) -> None:
-    """Parses the flags, runs `main(argv)` and exits; a user's mistake is one line and status 1."""
+def run_main(
+    main: Callable[[list[str]], None], before: Callable[[list[str]], None] = lambda argv: None
+) -> None:
+    """Parses the flags, runs `main(argv)` and exits; a user's mistake is one line and status 1.
+
+    Args:
+      main: what to do.
+      before: called with the arguments before they are parsed, to define more flags.
+    """
     from absl import app
 
     # It tells at length of every kind of device that is not there.
@@ -28,7 +36,7 @@ def run_main(main: Callable[[list[str]], None]) -> None:
         except UserError as error:
             _fail(error)
 
-    app.run(checked_main, flags_parser=_parse_flags)
+    app.run(checked_main, flags_parser=functools.partial(_parse_flags, before))
 
 
 def keep_compilations() -> None:
@@ -60,7 +68,30 @@ def require(flag: Any) -> Any:
     raise UserError(f"--{flag.name} is no ConfigDict")
 
 
-def _parse_flags(argv: list[str]) -> list[str]:
+def define_flags(table: Table, flag: str, argv: list[str]) -> None:
+    """A flag for each option of the component that `--<flag>=<name>` names, if it names one."""
+    from absl import flags
+
+    name = next((a.partition("=")[2] for a in argv if a.startswith(f"--{flag}=")), None)
+    for key, field in options_of(table[name]).items() if name in table else ():
+        flags.DEFINE_string(key, None, f"{field.metadata['option'].doc} (of {name})")
+
+
+def given_options(cls: type) -> dict[str, Any]:
+    """The options of a component that the flags of `define_flags` give.
+
+    Raises:
+      UserError: one is of the wrong type or out of range.
+    """
+    from absl import flags
+
+    given = {name: flags.FLAGS[name].value for name in options_of(cls) if name in flags.FLAGS}
+    values = {k: parse_option(cls, k, text) for k, text in given.items() if text is not None}
+    check_options(cls, values, "--")
+    return values
+
+
+def _parse_flags(before: Callable[[list[str]], None], argv: list[str]) -> list[str]:
     """Absl's parser, with what flags, configs and overrides raise turned into one line."""
     from absl import flags
 
@@ -68,6 +99,7 @@ def _parse_flags(argv: list[str]) -> list[str]:
 
     note_names(argv)
     try:
+        before(argv)
         return flags.FLAGS(argv)
     except (UserError, flags.Error) as error:
         _fail(error)

@@ -18,7 +18,15 @@ from ml_collections import config_dict
 
 from md4jax.data import DATASETS
 from md4jax.networks import NETWORKS
-from md4jax.options import MISSING, Table, UserError, check_options, option, option_type, options_of
+from md4jax.options import (
+    Table,
+    UserError,
+    check_options,
+    describe_options,
+    option,
+    option_type,
+    options_of,
+)
 from md4jax.processes import PROCESSES
 from md4jax.samplers import STEPS
 from md4jax.time_sampling import TIME_SAMPLING
@@ -43,6 +51,17 @@ class Train:
     )
     random_flip: bool = option(
         "Mirror each image left to right with probability 1/2, anew each time it is seen.", False
+    )
+    random_crop: int = option(
+        "Move each image by up to so many pixels each way, edges repeated, anew each time.",
+        0,
+        at_least=0,
+    )
+    data_workers: int = option(
+        "Processes that read the batches ahead, where unpacking images is slow; 0 is a thread.",
+        0,
+        at_least=0,
+        changeable=True,
     )
     ema_decay: float = option(
         "Of the averaged parameters that evaluation and sampling use; 0 is no averaging.",
@@ -176,7 +195,7 @@ def make_config(**sections: Mapping[str, Any]) -> ml_collections.ConfigDict:
     for section in SECTIONS:
         values = dict(sections.get(section, {}))
         cls = _component(section, values)
-        check_options(cls, _fields(values), section)
+        check_options(cls, _fields(values), f"config.{section}.")
         values = _renamed(section, values)
         cls = _component(section, values)
         filled = ml_collections.ConfigDict({"name": values["name"]} if "name" in values else {})
@@ -235,7 +254,7 @@ def build(config: Mapping[str, Any]) -> Experiment:
     for section, section_values in values.items():
         cls = _component(section, section_values)
         fields = _fields(section_values)
-        check_options(cls, fields, section)
+        check_options(cls, fields, f"config.{section}.")
         fields = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
         if section == "network":  # Needs the data's shape.
             parts["network_class"], parts["network_options"] = cls, fields
@@ -295,22 +314,8 @@ def describe(what: str = "all") -> str:
             raise UserError(f"no config section {section!r}; there are {', '.join(SECTIONS)}")
         entry = SECTIONS[section]
         if not isinstance(entry, Table):
-            lines += _describe_class(f"config.{section}", entry)
+            lines += describe_options(f"config.{section}", entry)
             continue
         for key in [name] if name else entry:
-            lines += _describe_class(f"config.{section}  name = {key!r}", entry[key])
+            lines += describe_options(f"config.{section}  name = {key!r}", entry[key])
     return "\n".join(lines)
-
-
-def _describe_class(title: str, cls: type) -> list[str]:
-    lines = [title, "  " + (cls.__doc__ or "").strip().split("\n")[0]]
-    for name, field in options_of(cls).items():
-        opt = field.metadata["option"]
-        scalar, optional, is_tuple = option_type(cls, name)
-        kind = f"tuple[{scalar.__name__}]" if is_tuple else scalar.__name__
-        kind += " | None" if optional else ""
-        default = "required" if field.default is MISSING else f"default {field.default!r}"
-        expected = f"; {opt.expected()}" if opt.expected() else ""
-        lines.append(f"    {name}: {kind}, {default}{expected}")
-        lines.append(f"        {opt.doc}")
-    return [*lines, ""]

@@ -68,6 +68,8 @@ class Model:
         batch = {"x0": jax.ShapeDtypeStruct((size, *self.spec.shape), kind, sharding=sharding)}
         if self.spec.num_classes:
             batch["label"] = jax.ShapeDtypeStruct((size,), "int32", sharding=sharding)
+        if self.spec.has_segments:
+            batch["segment"] = batch["x0"]
         return batch
 
     @functools.cached_property
@@ -145,11 +147,17 @@ def assemble(config: Mapping[str, Any]) -> Model:
     partitioning.check_batch(mesh, sampler.batch_size, 1, "config.sampler.batch_size")
     dataset = experiment.data.load()
     is_image = len(dataset.spec.shape) == 3 and dataset.spec.vocab_size is not None
-    if train.random_flip and not is_image:
-        kind = "real values" if dataset.spec.vocab_size is None else "integers"
+    for key in ("random_flip", "random_crop"):
+        if getattr(train, key) and not is_image:
+            kind = "real values" if dataset.spec.vocab_size is None else "integers"
+            raise UserError(
+                f"config.train.{key} = {getattr(train, key)}: only images can be mirrored or "
+                f"moved; the data are {kind} of shape {dataset.spec.shape}"
+            )
+    if dataset.spec.has_segments and not experiment.network_class.takes_segments:
         raise UserError(
-            "config.train.random_flip = True: only images can be mirrored; the data are "
-            f"{kind} of shape {dataset.spec.shape}"
+            f"config.data.documents = True: {experiment.network_class.__name__} attends to whole "
+            "rows; choose config.network.name = 'transformer', or False"
         )
     process = experiment.process.bind(dataset.spec)
     check_label(sampler, dataset.spec.num_classes, train.label_dropout)

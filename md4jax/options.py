@@ -8,6 +8,7 @@ same place.
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import pkgutil
 import types
@@ -110,8 +111,13 @@ def _type_words(scalar: type, optional: bool, is_tuple: bool) -> str:
     return words + (" or None" if optional else "")
 
 
-def check_options(cls: type, values: Mapping[str, Any], section: str) -> None:
-    """Checks names, types and ranges of a config section against a component.
+def check_options(cls: type, values: Mapping[str, Any], prefix: str) -> None:
+    """Checks names, types and ranges of options against a component.
+
+    Args:
+      cls: the component.
+      values: its options.
+      prefix: of their names in messages, such as "config.network.".
 
     Raises:
       UserError: names the key, its value and what would be right.
@@ -120,25 +126,53 @@ def check_options(cls: type, values: Mapping[str, Any], section: str) -> None:
     for name, value in values.items():
         if name not in known:
             raise UserError(
-                f"config.{section}.{name} = {value!r}: {cls.__name__} has no such field; "
+                f"{prefix}{name} = {value!r}: {cls.__name__} has no such field; "
                 f"it has {', '.join(known) or 'none'}"
             )
     for name, field in known.items():
         opt = field.metadata["option"]
         if name not in values:
             if field.default is MISSING:
-                raise UserError(f"config.{section}.{name} is missing: {opt.doc}")
+                raise UserError(f"{prefix}{name} is missing: {opt.doc}")
             continue
         value = values[name]
         kind = option_type(cls, name)
         if not _has_type(value, *kind):
-            raise UserError(
-                f"config.{section}.{name} = {value!r} should be {_type_words(*kind)}: {opt.doc}"
-            )
+            raise UserError(f"{prefix}{name} = {value!r} should be {_type_words(*kind)}: {opt.doc}")
         if not opt.accepts(value):
-            raise UserError(
-                f"config.{section}.{name} = {value!r} should be {opt.expected()}: {opt.doc}"
-            )
+            raise UserError(f"{prefix}{name} = {value!r} should be {opt.expected()}: {opt.doc}")
+
+
+def parse_option(cls: type, name: str, text: str) -> Any:
+    """The value that a text on the command line stands for; the text itself if it is no other.
+
+    What it should be is `check_options`'s to say.
+    """
+    scalar, optional, is_tuple = option_type(cls, name)
+    if optional and text == "None":
+        return None
+    if scalar is str and not is_tuple:
+        return text
+    try:
+        value = ast.literal_eval(text.capitalize() if scalar is bool else text)
+    except (ValueError, SyntaxError):
+        return text
+    return float(value) if scalar is float and isinstance(value, int) else value
+
+
+def describe_options(title: str, cls: type) -> list[str]:
+    """A component's options as lines for people: type, default, values allowed, documentation."""
+    lines = [title, "  " + (cls.__doc__ or "").strip().split("\n")[0]]
+    for name, field in options_of(cls).items():
+        opt = field.metadata["option"]
+        scalar, optional, is_tuple = option_type(cls, name)
+        kind = f"tuple[{scalar.__name__}]" if is_tuple else scalar.__name__
+        kind += " | None" if optional else ""
+        default = "required" if field.default is MISSING else f"default {field.default!r}"
+        expected = f"; {opt.expected()}" if opt.expected() else ""
+        lines.append(f"    {name}: {kind}, {default}{expected}")
+        lines.append(f"        {opt.doc}")
+    return [*lines, ""]
 
 
 class Table(dict):

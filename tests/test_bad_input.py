@@ -150,8 +150,8 @@ def other_network(name):
 MISFITS = {
     "no data": (
         TEXT,
-        dict(data__path="nowhere/text8.zip"),
-        ["config.data.path = 'nowhere/text8.zip'", "no such file", "mattmahoney.net"],
+        dict(data__data_dir="nowhere"),
+        ["nothing is prepared in 'nowhere/text8", "python prepare_data.py --dataset=text8"],
     ),
     "sequences for images": (DIGITS, "transformer", ["Transformer needs", "(8, 8, 1)"]),
     "images for sequences": (TEXT, "unet", ["UNet needs", "(12,)"]),
@@ -219,8 +219,8 @@ def test_parts_that_do_not_fit(case, tmp_path):
 def test_data_out_of_the_vocabulary(tmp_path):
     """Ids the network has no row for would read another id's."""
     np.save(tmp_path / "ids.npy", np.arange(100, dtype=np.uint16))
-    config = make_config(**sections("configs/md4/openwebtext.py"))
-    config = tiny.override(config, data__train_path=str(tmp_path / "ids.npy"))
+    ids = dict(name="token_file", train_path=str(tmp_path / "ids.npy"), vocab_size=40, length=12)
+    config = make_config(**sections("configs/md4/openwebtext.py") | {"data": ids})
     with pytest.raises(UserError, match="ids from 0 to 99.*vocab_size = 40 asks for 0 to 39"):
         md4jax.train(config, tmp_path / "run")
 
@@ -254,8 +254,7 @@ def test_folder_of_another_run(trained, mode):
 def test_other_data_in_the_same_place(trained, tmp_path):
     config, workdir = trained
     before = snapshot(workdir)
-    other = tiny.override(config, data__path=str(tmp_path / "text"))
-    (tmp_path / "text").write_bytes(b"a" * 400)
+    other = tiny.with_data(tiny.override(config), tmp_path, seed=1)
     with pytest.raises(UserError, match="other content"):
         md4jax.train(other, workdir)
     assert snapshot(workdir) == before

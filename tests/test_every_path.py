@@ -97,16 +97,15 @@ def test_variants_are_counted_rightly(path, values, data):
 
 
 def different_configs():
-    """The first of the configs that have the same process, network and kind of data.
+    """The first of the configs that have the same process and network.
 
-    The others differ in options and sizes; those options are walked by `test_choice`, and that the
-    parts fit is seen by `test_configs_fit_together`.
+    The others differ in data, options and sizes; those options are walked by `test_choice`, data
+    sets read by `tests/data`, and that the parts fit is seen by `test_configs_fit_together`.
     """
     found = {}
     for path in tiny.CONFIGS:
-        values = to_dict(tiny.tiny(load_config(tiny.ROOT / path)))
-        names = [values[section]["name"] for section in ("process", "network", "data")]
-        found.setdefault((*names, values["data"].get("labels")), path)
+        values = to_dict(load_config(tiny.ROOT / path))
+        found.setdefault((values["process"]["name"], values["network"]["name"]), path)
     return list(found.values())
 
 

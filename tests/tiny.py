@@ -16,6 +16,10 @@ import pytest
 
 import md4jax
 from md4jax.data.pipeline import TrainBatches
+from md4jax.data.prepare.earth import Events
+from md4jax.data.prepare.image_arrays import ImageArrays
+from md4jax.data.prepare.one_text import OneText
+from md4jax.data.prepare.run import prepare
 from md4jax.training import partitioning
 from md4jax.training.checkpoints import Checkpoints
 from md4jax.training.state import make_train_step
@@ -32,7 +36,7 @@ SMALL = {
     },
     "data": {
         "length": 12, "vocab_size": 40, "levels": 9,
-        "train_chars": 300, "valid_chars": 50, "test_chars": 50, "num_train": 30, "num_test": 12,
+        "num_train": 30, "num_test": 12,
     },
     "sampler": {"num_steps": 3, "num_samples": 4, "batch_size": 4},
     "optimizer": {"warmup_steps": 1},
@@ -61,29 +65,55 @@ def tiny(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     return config
 
 
-def with_data(config: ml_collections.ConfigDict, folder: pathlib.Path) -> ml_collections.ConfigDict:
+def with_data(
+    config: ml_collections.ConfigDict, folder: pathlib.Path, seed: int = 0
+) -> ml_collections.ConfigDict:
     """Writes the files that a tiny config's data set reads, and points it to them."""
-    data, rng = config.data, np.random.default_rng(0)
-    if data.name in ("text8", "text_file"):
+    data, rng = config.data, np.random.default_rng(seed)
+    if data.name == "text_file":
         data.path = str(folder / "text")
-        characters = np.frombuffer(b"abcdefghijklmnopqrstuvwxyz ", np.uint8)
-        size = sum(data.get(f"{split}_chars", 100) for split in ("train", "valid", "test"))
-        pathlib.Path(data.path).write_bytes(rng.choice(characters, size).tobytes())
-    elif data.name == "token_file":
-        for split in ("train", "test"):
-            data[f"{split}_path"] = str(folder / f"{split}.npy")
-            np.save(data[f"{split}_path"], rng.integers(data.vocab_size, size=240, dtype=np.uint16))
-    elif data.name == "earth_events":
-        data.path = str(folder / "events.csv")
-        places = np.stack([rng.uniform(-90, 90, 60), rng.uniform(-180, 180, 60)], axis=1)
-        np.savetxt(data.path, places, delimiter=",")
+        pathlib.Path(data.path).write_bytes(letters(rng, 100))
+    elif data.name in ("images", "tokens", "points"):
+        data.data_dir = str(folder)
+        make = {"images": prepare_images, "tokens": prepare_text, "points": prepare_points}
+        make[data.name](config, folder, rng)
     elif data.name == "image_npz":
         data.path = str(folder / "images.npz")
-        images = rng.integers(data.levels, size=(20, 4, 4, 3), dtype=np.uint8)
-        labels = np.arange(20) % 3
-        np.savez(data.path, train=images[:12], test=images[12:], train_labels=labels[:12],
-                 test_labels=labels[12:])  # fmt: skip
+        write_images(folder / "images.npz", rng, data.levels)
     return config
+
+
+def letters(rng: np.random.Generator, count: int) -> bytes:
+    """Random letters and spaces."""
+    return rng.choice(np.frombuffer(b"abcdefghijklmnopqrstuvwxyz ", np.uint8), count).tobytes()
+
+
+def write_images(path: pathlib.Path, rng: np.random.Generator, levels: int) -> None:
+    """Twelve and eight of 4 x 4 pixels, of three classes."""
+    images, labels = rng.integers(levels, size=(20, 4, 4, 3), dtype=np.uint8), np.arange(20) % 3
+    np.savez(path, train=images[:12], test=images[12:], train_labels=labels[:12],
+             test_labels=labels[12:])  # fmt: skip
+
+
+def prepare_images(config, folder, rng) -> None:
+    write_images(folder / "images.npz", rng, 256)
+    recipe = ImageArrays(size=4, classes=bool(config.data.labels))
+    source = str(folder / "images.npz")
+    prepare(recipe, "image_arrays", folder, source, config.data.dataset, workers=1)
+
+
+def prepare_text(config, folder, rng) -> None:
+    """Of letters for characters, else of bytes: GPT-2's vocabulary is not for such a text."""
+    (folder / "text").write_bytes(letters(rng, 400))
+    config.data.tokenizer = "chars" if config.data.tokenizer == "chars" else "bytes"
+    recipe = OneText(tokenizer=config.data.tokenizer, valid_fraction=0.125, test_fraction=0.125)
+    prepare(recipe, "text", folder, str(folder / "text"), config.data.dataset, workers=1)
+
+
+def prepare_points(config, folder, rng) -> None:
+    places = np.stack([rng.uniform(-90, 90, 60), rng.uniform(-180, 180, 60)], axis=1)
+    np.savetxt(folder / "events.csv", places, delimiter=",")
+    prepare(Events(), "earth_events", folder, str(folder / "events.csv"), config.data.dataset, 1)
 
 
 def override(config: ml_collections.ConfigDict, **values: object) -> ml_collections.ConfigDict:

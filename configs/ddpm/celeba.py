@@ -1,8 +1,7 @@
 """DDIM's CelebA model (arXiv:2010.02502): DDPM on faces of 64 x 64 x 3 pixels, in 1,000 steps.
 
 Command:   python main.py --config=configs/ddpm/celeba.py --workdir=/tmp/ddpm_celeba
-Data:      data/celeba.npz with train [162770, 64, 64, 3] and test [19962, 64, 64, 3], uint8: the
-           aligned images, of which rows 57 to 184 and columns 25 to 152 are resized to 64 x 64
+Data:      python prepare_data.py --dataset=celeba64 --source=FOLDER
 Network:   78,700,803 parameters
 Batch:     128 over all devices
 Hardware:  not given
@@ -42,7 +41,7 @@ def get_config() -> ml_collections.ConfigDict:
             dropout_rate=0.1,
             dtype="float32",  # As published; bfloat16 is faster where there are units for it.
         ),
-        data=dict(name="image_npz", path="data/celeba.npz", levels=256),
+        data=dict(name="images", dataset="celeba64"),
         sampler=dict(name="ddim", num_steps=100, grid="leading", num_samples=64),
         optimizer=dict(name="adamw", learning_rate=2e-4, schedule="constant", clip_norm=1.0),
         train=dict(

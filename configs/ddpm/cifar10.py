@@ -1,7 +1,7 @@
 """DDPM on CIFAR-10 (arXiv:2006.11239): Gaussian diffusion of 32 x 32 x 3 pixels in 1,000 steps.
 
 Command:   python main.py --config=configs/ddpm/cifar10.py --workdir=/tmp/ddpm_cifar10
-Data:      data/cifar10.npz with train [50000, 32, 32, 3] and test [10000, 32, 32, 3], uint8
+Data:      python prepare_data.py --dataset=cifar10
 Network:   35,746,307 parameters
 Batch:     128 over all devices
 Hardware:  TPU v3-8, 10.6 hours for the 800,000 steps (the paper's figure)
@@ -41,7 +41,7 @@ def get_config() -> ml_collections.ConfigDict:
             dropout_rate=0.1,
             dtype="float32",  # As published; bfloat16 is faster where there are units for it.
         ),
-        data=dict(name="image_npz", path="data/cifar10.npz", levels=256),
+        data=dict(name="images", dataset="cifar10"),
         sampler=dict(name="ddim", num_steps=100, grid="quadratic", num_samples=64),
         optimizer=dict(
             name="adamw", learning_rate=2e-4, schedule="constant", warmup_steps=5000, clip_norm=1.0

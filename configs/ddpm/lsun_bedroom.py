@@ -1,9 +1,7 @@
 """DDPM on LSUN Bedroom (arXiv:2006.11239): diffusion of 256 x 256 x 3 pixels in 1,000 steps.
 
 Command:   python main.py --config=configs/ddpm/lsun_bedroom.py --workdir=/tmp/ddpm_bedroom
-Data:      data/lsun_bedroom.npz with train [3033042, 256, 256, 3] and test [300, 256, 256, 3],
-           uint8 (LSUN's validation images), the shorter side resized to 256 and the middle cut out:
-           596 GB, read into memory; where there is less of it, take some of the images
+Data:      python prepare_data.py --dataset=lsun_bedroom --source=FOLDER
 Network:   113,673,219 parameters
 Batch:     64 over all devices
 Hardware:  TPU v3-8, 12.6 days for the 2,400,000 steps (2.2 a second: the paper's figures)
@@ -39,7 +37,7 @@ def get_config() -> ml_collections.ConfigDict:
             dropout_rate=0.0,
             dtype="float32",  # As published; bfloat16 is faster where there are units for it.
         ),
-        data=dict(name="image_npz", path="data/lsun_bedroom.npz", levels=256),
+        data=dict(name="images", dataset="lsun_bedroom"),
         sampler=dict(name="ancestral", num_steps=1000, num_samples=16, batch_size=16),
         optimizer=dict(
             name="adamw", learning_rate=2e-5, schedule="constant", warmup_steps=5000, clip_norm=1.0

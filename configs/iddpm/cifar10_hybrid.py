@@ -1,7 +1,7 @@
 """Improved DDPM on CIFAR-10, L_hybrid (arXiv:2102.09672): diffusion in 4,000 steps.
 
 Command:   python main.py --config=configs/iddpm/cifar10_hybrid.py --workdir=/tmp/iddpm
-Data:      data/cifar10.npz with train [50000, 32, 32, 3] and test [10000, 32, 32, 3], uint8
+Data:      python prepare_data.py --dataset=cifar10
 Network:   52,546,438 parameters
 Batch:     128 over all devices
 Hardware:  not given
@@ -39,7 +39,7 @@ def get_config() -> ml_collections.ConfigDict:
             dropout_rate=0.3,
             dtype="float32",  # As published; bfloat16 is faster where there are units for it.
         ),
-        data=dict(name="image_npz", path="data/cifar10.npz", levels=256),
+        data=dict(name="images", dataset="cifar10"),
         sampler=dict(name="ancestral", respacing="250", num_samples=64),
         optimizer=dict(name="adamw", learning_rate=1e-4, schedule="constant"),
         train=dict(

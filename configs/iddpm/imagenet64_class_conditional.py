@@ -1,10 +1,8 @@
 """Improved DDPM on the classes of ImageNet 64 x 64 (arXiv:2102.09672): 4,000 steps, L_hybrid.
 
 Command:   python main.py --config=configs/iddpm/imagenet64_class_conditional.py --workdir=/tmp/run
-Data:      data/imagenet64_classes.npz with train [1281167, 64, 64, 3], train_labels [1281167], test
-           [50000, 64, 64, 3] and test_labels [50000]: 1,000 classes; ImageNet halved with a box
-           filter while it can be, its shorter side resized to 64 bicubically, the middle cut out;
-           16 GB, read into memory
+Data:      python prepare_data.py --dataset=imagenet2012_64 --resize=bicubic --source=FOLDER
+           (16 GB on disk)
 Network:   273,049,350 parameters with 1,000 classes
 Batch:     2048 over all devices
 Hardware:  not given
@@ -46,7 +44,7 @@ def get_config() -> ml_collections.ConfigDict:
             dropout_rate=0.0,
             dtype="float32",  # As published; bfloat16 is faster where there are units for it.
         ),
-        data=dict(name="image_npz", path="data/imagenet64_classes.npz", levels=256, labels=True),
+        data=dict(name="images", dataset="imagenet2012_64", labels=True),
         sampler=dict(name="ancestral", respacing="250", num_samples=64),
         optimizer=dict(name="adamw", learning_rate=3e-4, schedule="constant"),
         train=dict(

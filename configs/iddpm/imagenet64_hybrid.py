@@ -1,8 +1,8 @@
 """Improved DDPM on ImageNet 64 x 64, L_hybrid (arXiv:2102.09672): diffusion in 4,000 steps.
 
 Command:   python main.py --config=configs/iddpm/imagenet64_hybrid.py --workdir=/tmp/iddpm
-Data:      data/imagenet64.npz with train [1281149, 64, 64, 3] and test [49999, 64, 64, 3], uint8:
-           16 GB, read into memory (the older downsampled ImageNet of van den Oord et al. 2016)
+Data:      python prepare_data.py --dataset=downsampled_imagenet64 --source=FOLDER
+           (van den Oord et al. 2016; other kinds of ImageNet 64 do not compare), 16 GB on disk
 Network:   121,063,942 parameters
 Batch:     128 over all devices
 Hardware:  not given
@@ -40,7 +40,7 @@ def get_config() -> ml_collections.ConfigDict:
             dropout_rate=0.0,
             dtype="float32",  # As published; bfloat16 is faster where there are units for it.
         ),
-        data=dict(name="image_npz", path="data/imagenet64.npz", levels=256),
+        data=dict(name="images", dataset="downsampled_imagenet64"),
         sampler=dict(name="ancestral", respacing="250", num_samples=64),
         optimizer=dict(name="adamw", learning_rate=1e-4, schedule="constant"),
         train=dict(

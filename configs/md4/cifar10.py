@@ -1,7 +1,7 @@
 """MD4 on CIFAR-10 (arXiv:2406.04329): masked diffusion of 32 x 32 x 3 pixels.
 
 Command:   python main.py --config=configs/md4/cifar10.py --workdir=/tmp/cifar10
-Data:      data/cifar10.npz with train [50000, 32, 32, 3] and test [10000, 32, 32, 3], uint8
+Data:      python prepare_data.py --dataset=cifar10
 Network:   28,427,520 parameters
 Batch:     256 over all devices
 Hardware:  32 TPU v5e, 24 hours for the 2,000,000 steps (the paper's figure)
@@ -31,7 +31,7 @@ def get_config() -> ml_collections.ConfigDict:
             dropout_rate=0.1,
             dtype="float32",  # As published; bfloat16 is faster where there are units for it.
         ),
-        data=dict(name="image_npz", path="data/cifar10.npz", levels=256),
+        data=dict(name="images", dataset="cifar10"),
         sampler=dict(name="ancestral", num_steps=256, grid="cosine", num_samples=64),
         optimizer=dict(
             name="adamw",

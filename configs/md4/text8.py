@@ -1,7 +1,7 @@
 """MD4 on text8 (arXiv:2406.04329): masked diffusion of 256 characters.
 
 Command:   python main.py --config=configs/md4/text8.py --workdir=/tmp/text8
-Data:      http://mattmahoney.net/dc/text8.zip as data/text8.zip, or --config.data.path=PATH
+Data:      python prepare_data.py --dataset=text8
 Network:   88,734,272 parameters; 85,026,304 with --config.process.time_features=none
 Batch:     512 over all devices
 Hardware:  16 TPU v5e, less than a day for the 1,000,000 steps (the paper's figure)
@@ -34,7 +34,7 @@ def get_config() -> ml_collections.ConfigDict:
             dropout_rate=0.05,
             dtype="float32",  # As published; bfloat16 is faster where there are units for it.
         ),
-        data=dict(name="text8", path="data/text8.zip", length=256),
+        data=dict(name="tokens", dataset="text8", length=256, train_stride=1),
         sampler=dict(name="ancestral", num_steps=1000, grid="cosine", num_samples=64),
         optimizer=dict(
             name="adamw",

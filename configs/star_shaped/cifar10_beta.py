@@ -1,7 +1,7 @@
 """Star-shaped Betas on CIFAR-10 (arXiv:2302.05259, section 5.3).
 
 Command:   python main.py --config=configs/star_shaped/cifar10_beta.py --workdir=/tmp/star_cifar10
-Data:      data/cifar10.npz with train [50000, 32, 32, 3] and test [10000, 32, 32, 3], uint8
+Data:      python prepare_data.py --dataset=cifar10
 Network:   61,804,419 parameters
 Batch:     128 over all devices
 Hardware:  the paper's: 4 GTX 1080, 96 hours
@@ -28,7 +28,7 @@ def get_config() -> ml_collections.ConfigDict:
             attention_levels=(2,),
             dropout_rate=0.1,
         ),
-        data=dict(name="image_npz", path="data/cifar10.npz", levels=256),
+        data=dict(name="images", dataset="cifar10"),
         sampler=dict(name="ancestral", num_steps=1000, grid="endpoints", num_samples=64),
         optimizer=dict(
             name="adamw", learning_rate=2e-4, schedule="constant", warmup_steps=5000, clip_norm=1.0

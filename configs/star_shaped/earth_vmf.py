@@ -1,8 +1,8 @@
 """Star-shaped von Mises-Fisher laws: where the earth burnt (arXiv:2302.05259, section 5.2).
 
 Command:   python main.py --config=configs/star_shaped/earth_vmf.py --workdir=/tmp/md4jax/fire
-           --config.data.path=PATH
-Data:      fire.csv, or flood, earthquakes, eruptions: a line of latitude and longitude each
+Data:      python prepare_data.py --dataset=earth_fire --source=fire.csv; or earth_flood,
+           earth_earthquake, earth_volcano
 Network:   807,939 parameters
 Batch:     100
 Hardware:  any
@@ -21,7 +21,7 @@ def get_config() -> ml_collections.ConfigDict:
     return make_config(
         process=dict(name="star_von_mises_fisher", num_timesteps=100, loss="kl", tail="table"),
         network=dict(name="mlp", feature_dim=512, num_layers=3),
-        data=dict(name="earth_events", path="data/fire.csv"),
+        data=dict(name="points", dataset="earth_fire"),
         sampler=dict(name="ancestral", num_steps=100, num_samples=5000, batch_size=5000),
         optimizer=dict(name="adamw", learning_rate=2e-4, schedule="constant"),
         train=dict(

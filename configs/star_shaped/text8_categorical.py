@@ -1,7 +1,7 @@
 """Star-shaped categorical laws on text8 (arXiv:2302.05259, section 5.4).
 
 Command:   python main.py --config=configs/star_shaped/text8_categorical.py --workdir=/tmp/text8
-Data:      data/text8.zip, http://mattmahoney.net/dc/text8.zip (31 MB)
+Data:      python prepare_data.py --dataset=text8
 Network:   84,995,739 parameters
 Batch:     512 over all devices
 Hardware:  the paper's: 3 A100, 112 hours
@@ -24,7 +24,7 @@ def get_config() -> ml_collections.ConfigDict:
     return make_config(
         process=dict(name="star_categorical", num_timesteps=1000, loss="kl", tail="exact"),
         network=dict(name="t5_encoder", num_layers=12, num_heads=12, dropout_rate=0.1),
-        data=dict(name="text8", path="data/text8.zip", length=256),
+        data=dict(name="tokens", dataset="text8", length=256, train_stride=1),
         sampler=dict(name="ancestral", num_steps=1000, grid="endpoints", num_samples=16),
         optimizer=dict(
             name="adamw",

@@ -1,10 +1,9 @@
-"""A small MD4 on the first 12.5 million characters of text8, on a CPU.
+"""A small MD4 on text8, or on its beginning, for a CPU.
 
 Command:   python main.py --config=configs/text8/small.py --workdir=/tmp/text8_small
-           --config.data.path=PATH
-Data:      text8, packed or not, or a file that begins like it: characters [0, 11.5M) are for
-           training, then 0.5M "valid" and 0.5M "test". Not the published split: bits/char do not
-           compare with the paper's
+Data:      python prepare_data.py --dataset=text8, or of its beginning alone with --source=FILE
+           --train_size=11500000 --valid_size=500000 --test_size=500000: not the published split,
+           so that bits/char do not compare with the paper's
 Network:   929,568 parameters
 Batch:     16
 Hardware:  2 CPU cores, about 20 minutes
@@ -26,14 +25,7 @@ def get_config() -> ml_collections.ConfigDict:
             num_layers=4,
             narrow_embedding=True,
         ),
-        data=dict(
-            name="text8",
-            path="data/text8.xz",
-            length=128,
-            train_chars=11_500_000,
-            valid_chars=500_000,
-            test_chars=500_000,
-        ),
+        data=dict(name="tokens", dataset="text8", length=128, train_stride=1),
         sampler=dict(name="ancestral", num_steps=128, grid="cosine", num_samples=16, batch_size=16),
         optimizer=dict(name="adamw", learning_rate=1e-3, warmup_steps=100, b2=0.99),
         train=dict(

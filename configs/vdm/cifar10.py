@@ -1,7 +1,7 @@
 """VDM on CIFAR-10 (arXiv:2107.00630): Gaussian diffusion of 32 x 32 x 3 pixels in continuous time.
 
 Command:   python main.py --config=configs/vdm/cifar10.py --workdir=/tmp/vdm_cifar10
-Data:      data/cifar10.npz with train [50000, 32, 32, 3] and test [10000, 32, 32, 3], uint8
+Data:      python prepare_data.py --dataset=cifar10
 Network:   27,087,491 parameters (published: about 30.58 M, see below)
 Batch:     128 over all devices
 Hardware:  TPU v3-8 (the published code's)
@@ -45,7 +45,7 @@ def get_config() -> ml_collections.ConfigDict:
             dropout_rate=0.1,
             dtype="float32",  # As published; bfloat16 is faster where there are units for it.
         ),
-        data=dict(name="image_npz", path="data/cifar10.npz", levels=256),
+        data=dict(name="images", dataset="cifar10"),
         sampler=dict(name="ancestral", num_steps=1000, grid="uniform", num_samples=64),
         optimizer=dict(
             name="adamw",

@@ -28,7 +28,7 @@ def load_dataset(values: Mapping[str, Any]) -> Dataset:
         raise UserError(f"config.data.name is missing; it is one of {', '.join(DATASETS)}")
     cls = DATASETS[values["name"]]
     fields = {key: value for key, value in values.items() if key != "name"}
-    check_options(cls, fields, "data")
+    check_options(cls, fields, "config.data.")
     return cls(**fields).load()
 
 

@@ -3,14 +3,17 @@
 Training batch k holds positions kB, ..., kB + B - 1 of an endless sequence in which the n examples
 of the split come once an epoch, each epoch in an order of its own drawn from (seed, epoch). Nothing
 needs to be stored to go on from any step, on any number of devices or processes. A background
-thread prepares the next batches while the devices work.
+thread prepares the next batches while the devices work; where unpacking images takes long, grain's
+worker processes read them, in the same order.
 """
 
 from __future__ import annotations
 
 import collections
+import dataclasses
 import functools
 import itertools
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -141,6 +144,42 @@ def _to_devices(
     return {name: put(array) for name, array in local.items()}
 
 
+@dataclasses.dataclass(frozen=True)
+class _LocalBatch:
+    """Reads this process's rows of global training batch `step`; picklable, for other processes."""
+
+    split: Split
+    seed: int
+    batch_size: int
+    rows: Integer[np.ndarray, "r"]
+
+    def __call__(self, step: int) -> dict[str, np.ndarray]:
+        indices = batch_indices(self.seed, step, self.batch_size, len(self.split))
+        return self.split.gather(indices[self.rows])
+
+
+class _Workers:
+    """Calls `make(number)` in grain's worker processes, ahead of `next`; for numbers in order."""
+
+    def __init__(self, make: Callable[[int], Any], start: int, workers: int, ahead: int):
+        import grain
+        from absl import flags
+
+        if not flags.FLAGS.is_parsed():  # In a notebook: grain's workers ask for absl's flags.
+            flags.FLAGS.mark_as_parsed()
+        numbers = grain.MapDataset.range(start, sys.maxsize).map(make)
+        options = grain.MultiprocessingOptions(workers, per_worker_buffer_size=max(1, ahead))
+        batches = numbers.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
+        self._batches = iter(batches.mp_prefetch(options))
+
+    def __call__(self, number: int) -> Any:
+        del number  # They come in order.
+        return next(self._batches)
+
+    def close(self) -> None:
+        self._batches.close()
+
+
 class TrainBatches:
     """Endless training batches `start_step`, `start_step + 1`, ...
 
@@ -158,6 +197,7 @@ class TrainBatches:
         sharding: jax.sharding.Sharding,
         start_step: int = 0,
         prefetch: int = 2,
+        workers: int = 0,
     ):
         """Starts to prepare the first batches.
 
@@ -168,6 +208,7 @@ class TrainBatches:
           sharding: of the leading axis; it must not split the others.
           start_step: the first batch given.
           prefetch: batches prepared ahead.
+          workers: processes that read them; 0 is a thread.
 
         Raises:
           UserError: the split is empty, or the batch cannot be shared out evenly.
@@ -178,12 +219,14 @@ class TrainBatches:
         self._seed, self._batch_size = seed, batch_size
         self._rows = _local_rows(sharding, batch_size)
         self._next_step = start_step
+        self._read = _LocalBatch(split, seed, batch_size, self._rows)
+        self._workers = None
+        if workers:
+            self._workers = self._read = _Workers(self._read, start_step, workers, prefetch)
         self._batches = _Prefetcher(self._make, itertools.count(start_step), prefetch)
 
     def _make(self, step: int) -> Batch:
-        indices = batch_indices(self._seed, step, self._batch_size, len(self._split))
-        local = self._split.gather(indices[self._rows])
-        return _to_devices(local, self._rows, self._sharding, self._batch_size)
+        return _to_devices(self._read(step), self._rows, self._sharding, self._batch_size)
 
     def __iter__(self) -> TrainBatches:
         return self
@@ -208,8 +251,10 @@ class TrainBatches:
         }
 
     def close(self) -> None:
-        """Ends the thread."""
+        """Ends the thread and the workers."""
         self._batches.close()
+        if self._workers is not None:
+            self._workers.close()
 
     def __enter__(self) -> TrainBatches:
         return self

@@ -118,32 +118,30 @@ def local_file(option_name: str, path: str, how_to_get: str) -> Path:
     return found
 
 
-def read_bytes(option_name: str, path: Path, limit: int | None = None) -> bytes:
+def read_bytes(option_name: str, path: Path) -> bytes:
     """The content of a file, which may be packed by xz, gzip, bzip2, or zip with one file in it.
 
     Args:
       option_name: the config key that names the file, for the error.
       path: of the file; how it is packed is seen from its first bytes, not from its name.
-      limit: read only the first so many bytes.
 
     Raises:
       UserError: the file cannot be read or is damaged.
     """
-    count = -1 if limit is None else limit
     try:
         with path.open("rb") as file:
             start = file.read(6)
         if start.startswith(b"PK\x03\x04"):
-            return _read_zip(option_name, path, count)
+            return _read_zip(option_name, path)
         openers = {b"\xfd7zXZ\x00": lzma.open, b"\x1f\x8b": gzip.open, b"BZh": bz2.open}
         opener = next((o for magic, o in openers.items() if start.startswith(magic)), open)
         with opener(path, "rb") as file:
-            return file.read(count)
+            return file.read()
     except (OSError, EOFError, lzma.LZMAError, zlib.error, zipfile.BadZipFile) as error:
         raise UserError(f"config.data.{option_name} = '{path}': cannot be read: {error}") from error
 
 
-def _read_zip(option_name: str, path: Path, count: int) -> bytes:
+def _read_zip(option_name: str, path: Path) -> bytes:
     with zipfile.ZipFile(path) as archive:
         names = [n for n in archive.namelist() if not n.endswith("/")]
         if len(names) != 1:
@@ -151,4 +149,4 @@ def _read_zip(option_name: str, path: Path, count: int) -> bytes:
                 f"config.data.{option_name} = '{path}': should hold one file and holds {len(names)}"
             )
         with archive.open(names[0]) as file:
-            return file.read(count)
+            return file.read()

@@ -34,7 +34,8 @@ class Evaluator:
 
         def estimate(params, batch):
             process = bind_params(model.process, params)
-            denoise = make_denoiser(process, model.network, params, batch.get("label"))
+            told = {name: batch.get(name) for name in ("label", "segment")}
+            denoise = make_denoiser(process, model.network, params, **told)
             keys = rng.example_keys(key, batch["index"])
             replicates = [
                 bound(process, denoise, batch["x0"], rng.fold(keys, r), points)

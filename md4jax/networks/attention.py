@@ -19,7 +19,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from md4jax.networks.layers import AdaptiveNorm, Modulation, channel_dropout
 
@@ -42,9 +42,25 @@ def rotary_angles(length: int, head_dim: int) -> tuple[np.ndarray, np.ndarray]:
     return np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
 
 
-def apply_rotary(x: Float[Array, "b l h d"]) -> Float[Array, "b l h d"]:
-    """Turns neighbouring pairs of features by their position's angles, equation (1)."""
-    cos, sin = (a[:, None, :] for a in rotary_angles(x.shape[1], x.shape[3]))
+def positions_in_segments(segment: Int[Array, "b l"]) -> Int[Array, "b l"]:
+    """Places in a row that start from 0 in each document."""
+    place = jnp.arange(segment.shape[1])
+    begins = jnp.diff(segment, axis=1, prepend=-1) != 0
+    return place - jax.lax.cummax(jnp.where(begins, place, 0), axis=1)
+
+
+def apply_rotary(
+    x: Float[Array, "b l h d"], positions: Int[Array, "b l"] | None = None
+) -> Float[Array, "b l h d"]:
+    """Turns neighbouring pairs of features by their position's angles, equation (1).
+
+    Args:
+      positions: in `[0, l)`; None is the place in the row.
+    """
+    angles = rotary_angles(x.shape[1], x.shape[3])
+    if positions is not None:
+        angles = (jnp.asarray(a)[positions] for a in angles)
+    cos, sin = (a[..., None, :] for a in angles)
     pairs = x.astype(jnp.float32).reshape(*x.shape[:3], -1, 2)
     even, odd = pairs[..., 0], pairs[..., 1]
     turned = jnp.stack([even * cos - odd * sin, even * sin + odd * cos], axis=-1)
@@ -58,15 +74,20 @@ def attend(
     implementation: str = "xla",
     dropout_rate: float = 0.0,
     dropout_key: Key[Array, ""] | None = None,
+    mask: Bool[Array, "b 1 q k"] | None = None,
 ) -> Float[Array, "b q h d"]:
-    """softmax(query key^T / sqrt(d)) value over all positions; the softmax is float32.
+    """softmax(query key^T / sqrt(d)) value over the positions that a mask has, or all; in float32.
 
     Dropout of the probabilities needs them as an array, so with a `dropout_key` and a rate above
     0 they are computed here, whatever the `implementation`.
     """
     if dropout_key is None or dropout_rate == 0:
-        return jax.nn.dot_product_attention(query, key, value, implementation=implementation)
+        return jax.nn.dot_product_attention(
+            query, key, value, mask=mask, implementation=implementation
+        )
     scores = jnp.einsum("bqhd,bkhd->bhqk", query, key, preferred_element_type=jnp.float32)
+    if mask is not None:
+        scores = jnp.where(mask, scores, -jnp.inf)  # A token attends at least to itself.
     weights = jax.nn.softmax(scores / np.sqrt(query.shape[-1]), axis=-1)
     keep = jax.random.bernoulli(dropout_key, 1 - dropout_rate, weights.shape)
     weights = jnp.where(keep, weights / (1 - dropout_rate), 0).astype(value.dtype)
@@ -85,6 +106,8 @@ class Attention(nn.Module):
       dropout_rate: of the attention probabilities.
       train: whether to drop.
       implementation: "xla" or "cudnn".
+      segment: the number of each token's document, if attention is to stay within them; rotary
+        positions then start from 0 in each.
     """
 
     num_heads: int
@@ -95,10 +118,14 @@ class Attention(nn.Module):
     dropout_rate: float = 0.0
     train: bool = False
     implementation: str = "xla"
+    segment: Int[Array, "b l"] | None = None
 
     @nn.compact
     def __call__(self, x: Float[Array, "b l f"]) -> Float[Array, "b l f"]:
-        width = x.shape[-1]
+        width, mask, positions = x.shape[-1], None, None
+        if self.segment is not None:
+            mask = (self.segment[:, :, None] == self.segment[:, None, :])[:, None]
+            positions = positions_in_segments(self.segment)
 
         def heads(name):
             dense = nn.Dense(width, use_bias=self.input_bias, dtype=self.dtype, name=name)
@@ -106,10 +133,10 @@ class Attention(nn.Module):
 
         query, key, value = heads("query"), heads("key"), heads("value")
         if self.rotary:
-            query, key = apply_rotary(query), apply_rotary(key)
+            query, key = apply_rotary(query, positions), apply_rotary(key, positions)
         drop = self.train and self.dropout_rate > 0
         dropout_key = self.make_rng("dropout") if drop else None
-        h = attend(query, key, value, self.implementation, self.dropout_rate, dropout_key)
+        h = attend(query, key, value, self.implementation, self.dropout_rate, dropout_key, mask)
         out = nn.Dense(width, use_bias=self.output_bias, dtype=self.dtype, name="out")
         return out(h.reshape(x.shape))
 

@@ -6,9 +6,11 @@ A network is one Linen module, `NETWORKS[name](spec=network_spec, **config field
 
 to `[b, *spec.output_shape]`, which is `[b, *spec.shape, spec.out_features]` unless the process says
 otherwise. `z_t` `[b, *spec.shape]` holds ids in `[0, spec.vocab_size)`, or real values if that is
-None; `t` `[b]` is in [0, 1] and None exactly if `spec.has_time` is False; `label` `[b]` is None
-exactly if `spec.num_classes` is None. The output layer starts at zero, so a fresh network predicts
-zeros. `train=True` turns dropout on and needs a "dropout" key if `dropout_rate` is above 0.
+None; `t` `[b]` is what the process's `network_time` gives, and None exactly if `spec.has_time` is
+False; `label` `[b]` is None exactly if `spec.num_classes` is None. A network with `takes_segments`
+may also be given `segment` `[b, length]`, the number of each token's document, and then attends
+within documents alone. The output layer starts at zero, so a fresh network predicts zeros.
+`train=True` turns dropout on and needs a "dropout" key if `dropout_rate` is above 0.
 
 Parameters are float32. `dtype` is what matrix products and convolutions compute in, and what is
 returned; norms, the softmax of attention and the conditioning vector are float32 whatever it is.
@@ -32,9 +34,11 @@ class Network(nn.Module, kw_only=True):
     Attributes:
       spec: what the process gives and asks for.
       takes_any_shape: a class attribute: whether `spec.out_shape` may be set.
+      takes_segments: a class attribute: whether it attends within documents alone if told of them.
     """
 
     takes_any_shape = False
+    takes_segments = False
 
     spec: NetworkSpec
     dropout_rate: float = option("Probability of dropping an activation.", 0.0, at_least=0, below=1)
@@ -55,7 +59,7 @@ class Network(nn.Module, kw_only=True):
           UserError: in one line, the key, its value and what would be right.
         """
         values = {name: getattr(self, name) for name in options_of(type(self))}
-        check_options(type(self), values, "network")
+        check_options(type(self), values, "config.network.")
         if self.spec.out_shape is not None and not self.takes_any_shape:
             raise UserError(
                 f"config.network: {type(self).__name__} puts out numbers at each position of data "

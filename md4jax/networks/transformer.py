@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 
 import flax.linen as nn
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from md4jax.networks.attention import ACTIVATIONS, Attention, GatedFeedForward, TransformerBlock
 from md4jax.networks.base import Network, check_head_dim
@@ -23,6 +23,8 @@ EPSILON = 1e-5
 
 class Transformer(Network, kw_only=True):
     """Blocks of attention and gated feed-forward layers, of width `feature_dim * num_heads`."""
+
+    takes_segments = True
 
     feature_dim: int = option("Width of a head and of the conditioning vector.", 64, at_least=4)
     num_layers: int = option("Blocks.", 12, at_least=1)
@@ -59,6 +61,7 @@ class Transformer(Network, kw_only=True):
         t: Time | None,
         label: Label | None = None,
         train: bool = False,
+        segment: Int[Array, "b l"] | None = None,
     ) -> Float[Array, "b l v"]:
         """`z_t` `[b, length]` to `[b, length, spec.out_features]`; see `Network`."""
         self.check_inputs(t, label)
@@ -68,7 +71,7 @@ class Transformer(Network, kw_only=True):
         x = self._embed(z_t, train)
         make_attention = functools.partial(
             Attention, self.num_heads, dtype, rotary=True, dropout_rate=self.dropout_rate,
-            train=train, implementation=self.attention,
+            train=train, implementation=self.attention, segment=segment,
         )  # fmt: skip
         init_scale = 2 / self.num_layers if self.depth_scaled_init else 1.0
         make_block = functools.partial(

@@ -37,6 +37,8 @@ class DataSpec:
       num_classes: labels are integers in `[0, num_classes)`; None if there are none.
       unit: what likelihoods are counted in: "dim", "char", "byte" or "token".
       domain: where real data live, a key of `domains.DOMAINS`; None for integers.
+      has_segments: batches say of each token which document it is of, and networks attend within
+        documents alone.
     """
 
     shape: tuple[int, ...]
@@ -45,6 +47,7 @@ class DataSpec:
     unit: str = "dim"
     # Not in repr, which fingerprints of data hash: runs on integers keep theirs.
     domain: str | None = dataclasses.field(default=None, repr=False)
+    has_segments: bool = dataclasses.field(default=False, repr=False)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -107,6 +107,7 @@ class Run:
                     batch_size=options.batch_size,
                     sharding=partitioning.batch_sharding(self.model.mesh),
                     start_step=self.step,
+                    workers=options.data_workers,
                 ) as batches:
                     self.loop(self.compile(), batches, stop)
         except Interrupted:

@@ -71,13 +71,16 @@ def make_denoiser(
     params: PyTree,
     label: Int[Array, "b"] | None = None,
     dropout: Array | None = None,
+    segment: Int[Array, "b l"] | None = None,
 ) -> Denoiser:
     """Binds weights to a process and a network: `(z_t, t) -> prediction`.
 
     Args:
       process: with `params` (see `bind_params`).
       dropout: a key turns dropout on.
+      segment: which document of its row each token is of; None is one document a row.
     """
+    told = {} if segment is None else {"segment": segment}
 
     def denoise(z_t, t):
         output = network.apply(
@@ -87,6 +90,7 @@ def make_denoiser(
             label,
             train=dropout is not None,
             rngs=None if dropout is None else {"dropout": dropout},
+            **told,
         )
         return process.predict(output, z_t, t)
 
@@ -120,6 +124,18 @@ def _toss(keys: Keys, probability: float) -> Bool[Array, "b"]:
     return jax.vmap(lambda key: jax.random.bernoulli(key, probability))(keys)
 
 
+def random_crop(keys: Keys, images: Int[Array, "b h w c"], margin: int) -> Int[Array, "b h w c"]:
+    """Moves each image by up to `margin` pixels each way; what comes in repeats its edge."""
+    height, width = images.shape[1:3]
+
+    def crop(key, image):
+        wide = jnp.pad(image, ((margin, margin), (margin, margin), (0, 0)), mode="edge")
+        top, left = jax.random.randint(key, (2,), 0, 2 * margin + 1)
+        return jax.lax.dynamic_slice(wide, (top, left, 0), (height, width, image.shape[2]))
+
+    return jax.vmap(crop)(keys, images)
+
+
 def make_loss(experiment: Experiment, process: Process, network: Any) -> Callable:
     """`(params, fixed, batch, index, step, part) -> (loss, (metrics, u, losses))`: of a part of it.
 
@@ -134,7 +150,7 @@ def make_loss(experiment: Experiment, process: Process, network: Any) -> Callabl
         statistics, times = fixed
         key = {
             name: jax.random.fold_in(rng.stream(train.seed, name), step)
-            for name in ("time", "noise", "dropout", "label", "flip")
+            for name in ("time", "noise", "dropout", "label", "flip", "crop")
         }
         toss = lambda name, p: _toss(rng.example_keys(key[name], index), p)
         bound = bind_params(process, params | {"statistics": statistics})
@@ -144,8 +160,10 @@ def make_loss(experiment: Experiment, process: Process, network: Any) -> Callabl
         x0 = batch["x0"]
         if train.random_flip:  # [b, height, width, channels]
             x0 = jnp.where(toss("flip", 0.5)[:, None, None, None], x0[:, :, ::-1], x0)
+        if train.random_crop:
+            x0 = random_crop(rng.example_keys(key["crop"], index), x0, train.random_crop)
         dropout = jax.random.fold_in(key["dropout"], part)
-        denoise = make_denoiser(bound, network, params, label, dropout)
+        denoise = make_denoiser(bound, network, params, label, dropout, batch.get("segment"))
         u, weight = time_sampling.draw(times, key["time"], index, train.batch_size)
         keys = rng.example_keys(key["noise"], index)
         value, metrics, losses = training_loss(bound, denoise, x0, u, keys, weight)

@@ -14,7 +14,6 @@ from md4jax import modes
 from md4jax.data.base import ArraySplit, fingerprint, value_range
 from md4jax.data.describe import describe, entropies, load_dataset
 from md4jax.data.digits import Digits
-from md4jax.data.earth_events import EarthEvents
 from md4jax.data.manifold_npz import ManifoldNpz
 from md4jax.data.pipeline import eval_batches
 from md4jax.data.simplex_mixture import MIXTURES as DIRICHLETS
@@ -103,77 +102,6 @@ def test_mixtures_are_a_function_of_the_seed(cls):
     np.testing.assert_array_equal(train, everything(again.splits["train"]))
     assert one.fingerprint == again.fingerprint != other.fingerprint
     assert not np.isin(train, test).all() and not np.isin(train[:20], test).any()
-
-
-# Events.
-
-
-def write(folder, text):
-    path = folder / "events.csv"
-    path.write_text(text)
-    return str(path)
-
-
-def events(n):
-    rng = np.random.default_rng(0)
-    return np.stack([rng.uniform(-90, 90, n), rng.uniform(-180, 180, n)], axis=1).round(3)
-
-
-def test_events_become_unit_vectors(tmp_path):
-    degrees = events(57)
-    lines = "\n".join(f"{a},{b}" for a, b in degrees)
-    path = write(tmp_path, f"# from somewhere, some time\nlat,long\n{lines}\n\n")
-    data = EarthEvents(path=path).load()
-    assert data.spec == DataSpec((3,), None, domain="sphere")
-    splits = {name: everything(split) for name, split in data.splits.items()}
-    assert {name: len(x) for name, x in splits.items()} == {"train": 47, "valid": 5, "test": 5}
-    points = np.concatenate(list(splits.values())).astype(np.float64)
-    found = np.degrees([np.arcsin(points[:, 2]), np.arctan2(points[:, 1], points[:, 0])]).T
-    sort = lambda x: x[np.argsort(x[:, 1])]
-    np.testing.assert_allclose(sort(found), sort(degrees), atol=0.02)  # Near a pole it is steep.
-    assert EarthEvents(path=path, skip_lines=2).load().fingerprint == data.fingerprint
-    assert len(EarthEvents(path=path, skip_lines=10).load().splits["train"]) == 49 - 2 * 4
-    order = np.arange(57)
-    np.random.Generator(np.random.Philox(key=[0, 0])).shuffle(order)
-    latitude = np.degrees(np.arcsin(splits["test"][:, 2]))
-    np.testing.assert_allclose(latitude, degrees[order[:5], 0], atol=0.02)
-
-
-TEN = "1,2\n" * 10
-
-
-@pytest.mark.parametrize(
-    ("text", "options", "message"),
-    [
-        (TEN + "90.5,0\n", {}, r"line 11: latitude 90.5 is outside \[-90, 90\]"),
-        ("lat,lon\n" + TEN + "nan,0\n", {}, "line 12: latitude nan is outside"),
-        (TEN + "9,361\n", {}, r"line 11: longitude 361 is outside \[-360, 360\]"),
-        (TEN + "7\n", {}, "line 11 is not latitude,longitude: '7'"),
-        ("lat,lon\n" + TEN, {"skip_lines": 0}, "line 1 is not latitude,longitude: 'lat,lon'"),
-        (TEN, {"skip_lines": 4}, "has 6 events; at least 10"),
-        ("", {}, "has 0 events"),
-    ],
-)
-def test_events_errors(tmp_path, text, options, message):
-    with pytest.raises(UserError, match=message) as error:
-        EarthEvents(path=write(tmp_path, text), **options).load()
-    assert str(error.value).startswith("config.data.path = ") and "\n" not in str(error.value)
-
-
-def test_no_events():
-    with pytest.raises(UserError, match="no such file; give a CSV of latitude and longitude"):
-        EarthEvents(path="none.csv").load()
-
-
-@pytest.mark.skipif(not EARTH.is_dir(), reason="the published CSVs are not here")
-@pytest.mark.parametrize(
-    ("name", "count"),
-    [("fire", 12_809), ("flood", 4_875), ("quakes_all", 6_120), ("volerup", 827)],
-)
-def test_the_published_counts(name, count):
-    splits = EarthEvents(path=str(EARTH / f"{name}.csv")).load().splits
-    assert sum(map(len, splits.values())) == count
-    assert len(splits["valid"]) == len(splits["test"]) == count // 10
 
 
 # Points of one's own.
@@ -299,5 +227,7 @@ def test_real_values_are_no_images(tmp_path):
     path = npz(tmp_path, train=np.zeros((4, 2, 2, 1)))
     train = {"num_steps": 2, "batch_size": 4, "random_flip": True}
     data = {"name": "manifold_npz", "path": path}
-    with pytest.raises(UserError, match="only images can be mirrored; the data are real values"):
+    with pytest.raises(
+        UserError, match="only images can be mirrored or moved; the data are real values"
+    ):
         md4jax.assemble(config(data=data, train=train))

@@ -9,13 +9,11 @@ import numpy as np
 import pytest
 
 from md4jax.data.base import TokenWindows
-from md4jax.data.text8 import Text8
 from md4jax.data.text_file import TextFile
 from md4jax.data.token_file import TokenFile
 from md4jax.options import UserError
 
-TEXT8 = " anarchism originated as a term of abuse" * 10  # 400 characters
-SMALL = dict(length=10, train_chars=300, valid_chars=45, test_chars=55)
+TEXT = " anarchism originated as a term of abuse" * 10  # 400 characters
 
 
 def everything(split):
@@ -28,68 +26,29 @@ def one_line(error) -> str:
     return message
 
 
-# text8.
+# Packed files.
 
 
-def write_text8(folder, how: str, text: str = TEXT8):
-    path, raw = folder / f"text8.{how}", text.encode()
+def write(folder, how: str, text: str):
+    path, raw = folder / f"text.{how}", text.encode()
     if how == "zip":
         with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-            archive.writestr("text8", raw)
+            archive.writestr("text", raw)
         return str(path)
     pack = {"txt": bytes, "xz": lzma.compress, "gz": gzip.compress, "bz2": bz2.compress}[how]
     path.write_bytes(pack(raw))
     return str(path)
 
 
-@pytest.mark.parametrize("how", ["txt", "zip", "xz", "gz", "bz2"])
-def test_text8_from_any_packing(tmp_path, how):
-    data = Text8(path=write_text8(tmp_path, how), **SMALL).load()
-    assert (data.spec.vocab_size, data.spec.unit, data.spec.shape) == (27, "char", (10,))
-    assert {name: len(split.tokens) for name, split in data.splits.items()} == {
-        "train": 300, "valid": 45, "test": 55,
-    }  # fmt: skip
-    assert {name: len(split) for name, split in data.splits.items()} == {
-        "train": 291, "valid": 4, "test": 5,
-    }  # fmt: skip
-    assert "".join(data.to_text(split.tokens) for split in data.splits.values()) == TEXT8
-    assert data.splits["train"].tokens[:3].tolist() == [26, 0, 13]  # " an"
-    assert data.fingerprint == Text8(path=write_text8(tmp_path, "txt"), **SMALL).load().fingerprint
-
-
-def test_text8_reads_a_beginning(tmp_path):
-    path = write_text8(tmp_path, "txt", TEXT8 + "MORE")
-    assert Text8(path=path, **SMALL).load().fingerprint
-
-
-def test_text8_fingerprint_sees_one_character(tmp_path):
-    one = Text8(path=write_text8(tmp_path, "txt"), **SMALL).load()
-    other = Text8(path=write_text8(tmp_path, "txt", TEXT8[:-1] + "x"), **SMALL).load()
-    assert one.fingerprint != other.fingerprint
-
-
-def test_text8_errors(tmp_path):
-    with pytest.raises(UserError, match=r"config.data.path = '/no/text8': no such file; .*mattm"):
-        Text8(path="/no/text8", **SMALL).load()
-    path = write_text8(tmp_path, "xz")
-    with pytest.raises(UserError, match="holds 400 characters") as error:
-        Text8(path=path).load()
-    assert "train_chars=360 --config.data.valid_chars=20 --config.data.test_chars=20" in one_line(
-        error
-    )
-    with pytest.raises(UserError, match="length = 46: the valid split has only 45 chars"):
-        Text8(path=path, **(SMALL | {"length": 46})).load()
-    with pytest.raises(UserError, match="'T' at position 3 is not a to z or space"):
-        Text8(path=write_text8(tmp_path, "txt", "abcT" + TEXT8), **SMALL).load()
-
-
 @pytest.mark.parametrize("how", ["zip", "xz", "gz", "bz2"])
-def test_damaged_files(tmp_path, how):
-    path = write_text8(tmp_path, how)
+def test_packed_texts(tmp_path, how):
+    path = write(tmp_path, how, TEXT)
+    data = TextFile(path=path, length=10).load()
+    assert "".join(data.to_text(split.tokens) for split in data.splits.values()) == TEXT
     with open(path, "r+b") as file:
         file.truncate(40)
     with pytest.raises(UserError, match="cannot be read") as error:
-        Text8(path=path, **SMALL).load()
+        TextFile(path=path, length=10).load()
     one_line(error)
 
 
@@ -99,7 +58,7 @@ def test_zip_with_two_files(tmp_path):
         archive.writestr("a", "x")
         archive.writestr("b", "y")
     with pytest.raises(UserError, match="should hold one file and holds 2"):
-        Text8(path=str(path), **SMALL).load()
+        TextFile(path=str(path), length=10).load()
 
 
 # A text of one's own.

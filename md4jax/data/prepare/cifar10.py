@@ -1,0 +1,101 @@
+"""CIFAR-10: 32 x 32 colour images of 10 classes, from the python or the binary release."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import io
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from md4jax.data.prepare.archives import Files, readable
+from md4jax.data.prepare.recipe import About, Download, ImageRecipe, Part, Piece, missing
+from md4jax.options import UserError
+
+BATCHES = {"train": [f"data_batch_{i}" for i in range(1, 6)], "test": ["test_batch"]}
+_PIXELS = 3 * 32 * 32
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Cifar10(ImageRecipe):
+    """Small colour images of ten classes."""
+
+    num_classes = 10
+    shape = (32, 32, 3)
+    about = About(
+        what="colour images, 32 x 32 x 3, 10 classes",
+        licence="none stated; for research",
+        home="https://www.cs.toronto.edu/~kriz/cifar.html",
+        source="cifar-10-python.tar.gz, cifar-10-binary.tar.gz, or the folder of either",
+        gigabytes="0.2",
+        downloads=(
+            Download(
+                "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
+                "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd", 170.0,
+            ),
+        ),
+        counts={"train": 50_000, "test": 10_000},
+        train="--config=configs/md4/cifar10.py",
+    )  # fmt: skip
+
+    def pieces(self, source: Path) -> list[Piece]:
+        """One a batch of 10,000 images; see `Recipe`."""
+        files, found = Files(source), []
+        for split, names in BATCHES.items():
+            for name in names:
+                # Exactly so: a folder may hold both releases, and a checksum beside each.
+                have = next((n for n in files.names if Path(n).stem == name), None)
+                if have is None:
+                    raise missing(source, f"there is no {name} or {name}.bin in it")
+                found.append(functools.partial(_read, source, split, have))
+        return found
+
+
+def _read(source: Path, split: str, name: str) -> dict[str, Part]:
+    raw, where = Files(source).read(name), f"{source}/{name}"
+    pixels, labels = (_binary if name.endswith(".bin") else _python)(raw, where)
+    images = pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+    return {split: {"image": np.ascontiguousarray(images), "label": labels}}
+
+
+def _binary(raw: bytes, where: str) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of one byte of label and 3,072 of pixels."""
+    if not raw or len(raw) % (1 + _PIXELS):
+        raise UserError(f"{where}: {len(raw)} bytes are no whole number of {1 + _PIXELS}-byte rows")
+    rows = np.frombuffer(raw, np.uint8).reshape(-1, 1 + _PIXELS)
+    return rows[:, 1:], _checked(rows[:, 0].astype(np.int64), where)
+
+
+def _python(raw: bytes, where: str) -> tuple[np.ndarray, np.ndarray]:
+    """A pickled dict of `data` `[n, 3072]` and `labels`."""
+    with readable(where):
+        try:
+            batch = _Plain(io.BytesIO(raw), encoding="bytes").load()
+            pixels, labels = np.asarray(batch[b"data"]), np.asarray(batch[b"labels"], np.int64)
+        except (pickle.UnpicklingError, KeyError, TypeError, AttributeError, IndexError) as error:
+            raise UserError(f"{where}: is no batch of CIFAR-10 for python: {error}") from error
+    if pixels.dtype != np.uint8 or pixels.shape != (len(labels), _PIXELS):
+        raise UserError(f"{where}: data should be uint8 [{len(labels)}, {_PIXELS}]")
+    return pixels, _checked(labels, where)
+
+
+def _checked(labels: np.ndarray, where: str) -> np.ndarray:
+    if labels.min() < 0 or labels.max() >= Cifar10.num_classes:
+        raise UserError(f"{where}: has labels from {labels.min()} to {labels.max()}, not 0 to 9")
+    return labels
+
+
+class _Plain(pickle.Unpickler):
+    """Reads arrays and plain Python values alone: a pickle could otherwise run anything."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        """What a pickled NumPy array needs."""
+        if module.startswith("numpy") and name in ("_reconstruct", "ndarray", "dtype", "scalar"):
+            module = module.replace("numpy.core", "numpy._core")
+            return super().find_class(module, name)
+        if (module, name) == ("_codecs", "encode"):
+            return super().find_class(module, name)
+        raise pickle.UnpicklingError(f"it asks for {module}.{name}")

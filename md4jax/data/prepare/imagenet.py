@@ -1,0 +1,152 @@
+"""ImageNet at 64 x 64, of which there are three kinds whose bits/dim must not be compared.
+
+- `downsampled_imagenet64`: A. van den Oord et al. 2016 (arXiv:1601.06759), the one of the
+  likelihood literature, MD4 and VDM among it; PNG files, no classes. No longer offered where it
+  was.
+- `imagenet_resized64`: P. Chrabaszcz et al. 2017 (arXiv:1707.08819), what image-net.org offers for
+  download now; its box filter makes smoother images, hence lower bits/dim.
+- `imagenet2012_64`: the centred square of each ImageNet 2012 image, resized by areas, as MD4's
+  class-conditional model and Improved DDPM had it (the latter by a bicubic filter at the end).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import io
+import re
+import zipfile
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from md4jax.data.prepare.archives import Files, readable
+from md4jax.data.prepare.image_folder import image_pieces, square
+from md4jax.data.prepare.recipe import About, ImageRecipe, Part, Piece, missing
+from md4jax.options import UserError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+SIZE = 64
+_LICENCE = "for non-commercial research, after registration"
+_CLASSES = 1000
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DownsampledImagenet64(ImageRecipe):
+    """ImageNet 64 of the likelihood literature."""
+
+    shape = (SIZE, SIZE, 3)
+    about = About(
+        what="ImageNet 64 x 64 x 3 of van den Oord et al. 2016, no classes: the one of MD4 and VDM",
+        licence=_LICENCE,
+        home="https://arxiv.org/abs/1601.06759",
+        source="the folder with train_64x64/ and valid_64x64/ (or both .tar files) of PNG images",
+        gigabytes="16",
+        counts={"train": 1_281_149, "test": 49_999},
+        train="--config=configs/md4/imagenet64.py",
+    )
+
+    def pieces(self, source: Path) -> list[Piece]:
+        """See `Recipe`."""
+        found = []
+        for split, name in (("train", "train_64x64"), ("test", "valid_64x64")):
+            paths = [p for p in (source / name, source / f"{name}.tar") if p.exists()]
+            if not paths:
+                raise missing(source, f"there is no {name} or {name}.tar in it")
+            # As they are: no folder of these says which split they are of.
+            pieces = image_pieces(paths[0], as_it_is, packed=False)
+            found += [functools.partial(_renamed, piece, split) for piece in pieces]
+        return found
+
+
+def _renamed(piece: Piece, split: str) -> dict[str, Part]:
+    (part,) = piece().values()
+    return {split: part}
+
+
+def as_it_is(image: Image) -> Image:
+    """An image of 64 x 64.
+
+    Raises:
+      ValueError: it has another size.
+    """
+    if image.size != (SIZE, SIZE):
+        raise ValueError(f"has {image.width} x {image.height} pixels, not {SIZE} x {SIZE}")
+    return image
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ImagenetResized64(ImageRecipe):
+    """ImageNet 64 as image-net.org offers it."""
+
+    num_classes = _CLASSES
+    shape = (SIZE, SIZE, 3)
+    about = About(
+        what="ImageNet 64 x 64 x 3 of Chrabaszcz et al. 2017, 1,000 classes; lower bits/dim",
+        licence=_LICENCE,
+        home="https://image-net.org/download-images.php",
+        source="the folder of Imagenet64_*_npz.zip, or of the .npz files in them",
+        gigabytes="16",
+        counts={"train": 1_281_167, "test": 50_000},
+        train="--config=configs/iddpm/imagenet64_hybrid.py "
+        "--config.data.dataset=imagenet_resized64",
+    )
+
+    def pieces(self, source: Path) -> list[Piece]:
+        """One an .npz file; see `Recipe`."""
+        places = [source, *sorted(source.glob("*64*_npz.zip"))] if source.is_dir() else [source]
+        found = {}
+        for place in places:
+            for name in Files(place).names:
+                match = re.fullmatch(r"(train_data_batch_(\d+)|val_data)\.npz", PurePath(name).name)
+                if match:
+                    found[int(match[2] or 0)] = (place, name)
+        if 0 not in found or len(found) < 2:
+            raise missing(source, "there are no train_data_batch_1.npz ... and val_data.npz in it")
+        order = [*range(1, max(found) + 1), 0]
+        gap = next((i for i in order if i not in found), None)
+        if gap is not None:
+            raise missing(source, f"there is no train_data_batch_{gap}.npz, but a later one")
+        return [functools.partial(_read, *found[i], "train" if i else "test") for i in order]
+
+
+def _read(place: Path, name: str, split: str) -> dict[str, Part]:
+    where = f"{place}/{name}"
+    raw = Files(place).read(name)
+    with readable(where):
+        try:
+            with np.load(io.BytesIO(raw), allow_pickle=False) as arrays:
+                pixels, labels = arrays["data"], arrays["labels"].astype(np.int64)
+        except (KeyError, zipfile.BadZipFile) as error:
+            raise UserError(f"{where}: should have the arrays data and labels: {error}") from error
+    if pixels.dtype != np.uint8 or pixels.shape != (len(labels), 3 * SIZE * SIZE):
+        raise UserError(f"{where}: data should be uint8 [N, {3 * SIZE * SIZE}], is {pixels.shape}")
+    if labels.min() < 1 or labels.max() > _CLASSES:  # They count from 1.
+        raise UserError(f"{where}: has labels from {labels.min()} to {labels.max()}, not 1 to 1000")
+    images = pixels.reshape(-1, 3, SIZE, SIZE).transpose(0, 2, 3, 1)
+    return {split: {"image": images, "label": labels - 1}}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Imagenet2012At64(ImageRecipe):
+    """ImageNet 2012, cropped and resized."""
+
+    num_classes = _CLASSES
+    shape = (SIZE, SIZE, 3)
+    about = About(
+        what="ImageNet 2012, centred square resized by areas to 64 x 64 x 3, 1,000 classes",
+        licence=_LICENCE,
+        home="https://image-net.org/challenges/LSVRC/2012/",
+        source="the folder with train/<class>/ and val/<class>/ of JPEG images",
+        gigabytes="16",
+        counts={"train": 1_281_167, "test": 50_000},
+        train="--config=configs/md4/imagenet64_class_conditional.py",
+    )
+
+    def pieces(self, source: Path) -> list[Piece]:
+        """See `Recipe`."""
+        change = functools.partial(square, size=SIZE)
+        return image_pieces(source, change, packed=False, classes=True)

@@ -1,0 +1,90 @@
+"""MNIST: 28 x 28 grey digits, from the four idx files, packed by gzip or not."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+
+from md4jax.data.prepare.archives import Files
+from md4jax.data.prepare.recipe import About, Download, ImageRecipe, Part, Piece, missing
+from md4jax.options import UserError
+
+_HOST = "https://storage.googleapis.com/cvdf-datasets/mnist/"
+FILES = {
+    "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
+    "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
+}
+_UBYTE = 8  # What the format calls the type of unsigned bytes.
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Mnist(ImageRecipe):
+    """Handwritten digits."""
+
+    num_classes = 10
+    shape = (28, 28, 1)
+    about = About(
+        what="handwritten digits, 28 x 28 x 1, 10 classes",
+        licence="CC BY-SA 3.0, as usually given",
+        home="http://yann.lecun.com/exdb/mnist/",
+        source="the folder of the four idx files, packed by gzip or not",
+        gigabytes="0.06",
+        downloads=(
+            Download(
+                _HOST + "train-images-idx3-ubyte.gz",
+                "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609", 9.9,
+            ),
+            Download(
+                _HOST + "train-labels-idx1-ubyte.gz",
+                "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c", 0.1,
+            ),
+            Download(
+                _HOST + "t10k-images-idx3-ubyte.gz",
+                "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6", 1.6,
+            ),
+            Download(
+                _HOST + "t10k-labels-idx1-ubyte.gz",
+                "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6", 0.1,
+            ),
+        ),
+        counts={"train": 60_000, "test": 10_000},
+        train="--config=configs/mnist/masked.py",
+    )  # fmt: skip
+
+    def pieces(self, source: Path) -> list[Piece]:
+        """One a split; see `Recipe`."""
+        files = Files(source)
+        found = {split: [files.one(name) for name in names] for split, names in FILES.items()}
+        for split, names in FILES.items():
+            for name, have in zip(names, found[split]):
+                if have is None:
+                    raise missing(source, f"there is no {name}, packed or not, in it")
+        return [functools.partial(_read, source, s, *names) for s, names in found.items()]
+
+
+def _read(source: Path, split: str, images: str, labels: str) -> dict[str, Part]:
+    files = Files(source)
+    pixels = idx_array(files.read(images), 3, f"{source}/{images}")
+    classes = idx_array(files.read(labels), 1, f"{source}/{labels}")
+    if len(pixels) != len(classes):
+        raise missing(source, f"{images} has {len(pixels)} images, {labels} {len(classes)} labels")
+    return {split: {"image": pixels[..., None], "label": classes}}
+
+
+def idx_array(raw: bytes, dimensions: int, where: str) -> UInt8[np.ndarray, "..."]:
+    """The unsigned bytes of an idx file: 0, 0, type, number of sizes, sizes (big-endian), bytes.
+
+    Raises:
+      UserError: it is no such file, or cut short.
+    """
+    if len(raw) < 4 + 4 * dimensions or raw[:4] != bytes([0, 0, _UBYTE, dimensions]):
+        raise UserError(f"{where}: is no idx file of unsigned bytes with {dimensions} sizes")
+    shape = np.frombuffer(raw, ">u4", dimensions, offset=4).astype(int)
+    content = np.frombuffer(raw, np.uint8, offset=4 + 4 * dimensions)
+    if len(content) != shape.prod():
+        raise UserError(f"{where}: holds {len(content)} bytes, its header says {shape.prod()}")
+    return content.reshape(shape)
