@@ -40,10 +40,18 @@ SPECS = {
     "configs/iddpm/imagenet64_class_conditional.py": IMAGENET64_CLASSES,
     "configs/iddpm/imagenet64_hybrid.py": IMAGENET64,
     "configs/iddpm/imagenet64_vlb.py": IMAGENET64,
+    "configs/iddpm/lsun_bedroom.py": LSUN,
     "configs/md4/cifar10.py": CIFAR10,
+    "configs/md4/fineweb_edu.py": DataSpec((1024,), 50257),
     "configs/md4/imagenet64.py": IMAGENET64,
+    "configs/md4/imagenet64_class_conditional.py": IMAGENET64_CLASSES,
+    "configs/md4/imagenet64_samples.py": IMAGENET64,
     "configs/md4/openwebtext.py": DataSpec((1024,), 50257),
+    "configs/md4/openwebtext_medium.py": DataSpec((1024,), 50257),
     "configs/md4/text8.py": DataSpec((256,), 27),
+    "configs/mnist/masked.py": DataSpec((28, 28, 1), 256),
+    "configs/own/images.py": IMAGENET64,
+    "configs/own/text.py": DataSpec((128,), 96),
     "configs/python_docs/masked.py": DataSpec((128,), 96),
     "configs/star_shaped/cifar10_beta.py": CIFAR10,
     "configs/star_shaped/cifar10_gaussian.py": CIFAR10,
@@ -60,9 +68,6 @@ SPECS = {
 VARIANTS = [
     ("configs/md4/text8.py", {"process__time_features": "none"}, None),
     ("configs/md4/openwebtext.py", {"process__time_features": "none"}, None),
-    ("configs/md4/openwebtext.py", {"network__num_layers": 24, "network__num_heads": 16}, None),
-    ("configs/md4/imagenet64.py", {"network__num_layers": 24, "network__dit_layers": 12}, None),
-    ("configs/md4/imagenet64.py", {}, IMAGENET64_CLASSES),
 ]
 
 

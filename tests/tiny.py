@@ -72,7 +72,7 @@ def with_data(
     data, rng = config.data, np.random.default_rng(seed)
     if data.name == "text_file":
         data.path = str(folder / "text")
-        pathlib.Path(data.path).write_bytes(letters(rng, 100))
+        pathlib.Path(data.path).write_bytes(letters(rng, 300))
     elif data.name in ("images", "tokens", "points"):
         data.data_dir = str(folder)
         make = {"images": prepare_images, "tokens": prepare_text, "points": prepare_points}
