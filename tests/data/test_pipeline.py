@@ -12,9 +12,13 @@ import jax
 import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from tiny import write_images
 
 from md4jax.data.base import ArraySplit, TokenWindows
+from md4jax.data.images import Images
 from md4jax.data.pipeline import TrainBatches, batch_indices, eval_batches
+from md4jax.data.prepare.image_arrays import ImageArrays
+from md4jax.data.prepare.run import prepare
 from md4jax.options import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -111,6 +115,23 @@ def test_training_resumes_where_it_was():
             assert one[key].dtype == np.int32
             np.testing.assert_array_equal(one[key], other[key])
         np.testing.assert_array_equal(one["x0"][:, 0, 0, 0] % 3, one["label"])
+
+
+def test_workers_read_the_same_batches(tmp_path):
+    """In processes of their own, from images on disk; the order is still that of (seed, step)."""
+    write_images(tmp_path / "images.npz", np.random.default_rng(0), 256)
+    source = str(tmp_path / "images.npz")
+    prepare(ImageArrays(size=4, classes=True), "image_arrays", tmp_path, source, "small", 1)
+    split = Images(dataset="small", data_dir=str(tmp_path), labels=True, memory_gb=0.0).load()
+    options = dict(seed=4, batch_size=5, sharding=over(1), start_step=3)
+    with TrainBatches(split.splits["train"], **options) as batches:
+        expected = [next(batches) for _ in range(4)]
+    with TrainBatches(split.splits["train"], workers=1, **options) as batches:
+        for one in expected:
+            other = next(batches)
+            assert one.keys() == other.keys() == {"x0", "label"}
+            for key in one:
+                np.testing.assert_array_equal(one[key], other[key])
 
 
 def test_batches_are_prepared_ahead():
