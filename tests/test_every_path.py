@@ -95,6 +95,16 @@ def test_a_config_says_what_it_is(path):
     assert f"{count_parameters(load_config(tiny.ROOT / path), SPECS[path]):,} parameters" in words
 
 
+def test_the_table_of_configs_is_whole():
+    """`configs/README.md` has a row for each, with the number of parameters its docstring has."""
+    rows = (tiny.ROOT / "configs" / "README.md").read_text().splitlines()
+    cells = [row.split("|")[1:-1] for row in rows if row.startswith("| `")]
+    table = {f"configs/{c[0].strip(' `')}": c[2].strip() for c in cells}
+    assert sorted(table) == tiny.CONFIGS
+    for path, count in table.items():
+        assert f"{count} parameters" in docstring(path), path
+
+
 @pytest.mark.parametrize(("path", "values", "data"), VARIANTS)
 def test_variants_are_counted_rightly(path, values, data):
     config = tiny.override(load_config(tiny.ROOT / path), **values)

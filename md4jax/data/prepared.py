@@ -90,9 +90,15 @@ class Source:
 @functools.lru_cache(maxsize=8)
 def _open(folder: str, split: str) -> Any:
     import tensorflow_datasets as tfds
+    from absl import logging as absl_logging
 
-    builder = tfds.builder_from_directory(folder)
-    return builder.as_data_source(split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
+    raw = tfds.decode.DeserializeMethod.RAW_BYTES
+    verbosity = absl_logging.get_verbosity()
+    absl_logging.set_verbosity(absl_logging.WARNING)  # It says what it opens.
+    try:
+        return tfds.builder_from_directory(folder).as_data_source(split, deserialize_method=raw)
+    finally:
+        absl_logging.set_verbosity(verbosity)
 
 
 def _parse(record: bytes) -> Example:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
-from md4jax.options import Table, option
+from md4jax.options import Table, UserError, option
 from md4jax.typing import PyTree
 
 if TYPE_CHECKING:
@@ -20,19 +20,25 @@ OPTIMIZERS = Table(
 )
 
 
-def _constant(peak: float, warmup: int, num_steps: int):
+def _constant(peak: float, warmup: int, num_steps: int, decay_rate: float):
     import optax
 
     return optax.warmup_constant_schedule(0.0, peak, warmup) if warmup else peak
 
 
-def _cosine(peak: float, warmup: int, num_steps: int):
+def _cosine(peak: float, warmup: int, num_steps: int, decay_rate: float):
     import optax
 
     return optax.warmup_cosine_decay_schedule(0.0, peak, warmup, max(num_steps, warmup + 1))
 
 
-SCHEDULES = {"constant": _constant, "cosine": _cosine}
+def _exponential(peak: float, warmup: int, num_steps: int, decay_rate: float):
+    import optax
+
+    return optax.warmup_exponential_decay_schedule(0.0, peak, warmup, 1, decay_rate)
+
+
+SCHEDULES = {"constant": _constant, "cosine": _cosine, "exponential": _exponential}
 
 
 def _kernels(params: PyTree) -> PyTree:
@@ -52,11 +58,23 @@ class SGD:
     learning_rate: float = option("The largest of the schedule.", 3e-4, at_least=0)
     schedule: str = option("Of the learning rate.", "cosine", one_of=tuple(SCHEDULES))
     warmup_steps: int = option("Steps of linear warm-up from 0.", 0, at_least=0)
+    decay_rate: float | None = option(
+        "Of the exponential schedule: the rate is multiplied by it in each step after the warm-up.",
+        None, above=0, at_most=1,
+    )  # fmt: skip
     clip_norm: float | None = option("Largest global norm of a gradient.", None, above=0)
+
+    def __post_init__(self):
+        if (self.decay_rate is not None) != (self.schedule == "exponential"):
+            raise UserError(
+                f"config.optimizer.decay_rate = {self.decay_rate}: the exponential schedule needs "
+                f"a number, others none; config.optimizer.schedule = {self.schedule!r}"
+            )
 
     def learning_rate_schedule(self, num_steps: int):
         """step -> learning rate; `cosine` ends at 0 after `num_steps`."""
-        schedule = SCHEDULES[self.schedule](self.learning_rate, self.warmup_steps, num_steps)
+        make = SCHEDULES[self.schedule]
+        schedule = make(self.learning_rate, self.warmup_steps, num_steps, self.decay_rate)
         return schedule if callable(schedule) else lambda step: schedule
 
     def _update(self, learning_rate) -> optax.GradientTransformation:

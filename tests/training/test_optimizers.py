@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from md4jax.options import UserError
 from md4jax.training.optimizers import OPTIMIZERS, SGD, AdamW
 
 
@@ -23,6 +24,15 @@ def test_constant_schedule_warms_up_and_stays():
     values = [float(schedule.learning_rate_schedule(50)(n)) for n in (0, 2, 4, 49)]
     np.testing.assert_allclose(values, [0, 0.15, 0.3, 0.3], rtol=1e-6)
     assert SGD(learning_rate=0.2, schedule="constant").learning_rate_schedule(9)(0) == 0.2
+
+
+def test_exponential_schedule_falls_by_a_factor_a_step():
+    schedule = SGD(learning_rate=0.3, schedule="exponential", warmup_steps=4, decay_rate=0.9)
+    values = [float(schedule.learning_rate_schedule(50)(n)) for n in (0, 2, 4, 5, 14)]
+    np.testing.assert_allclose(values, [0, 0.15, 0.3, 0.27, 0.3 * 0.9**10], rtol=2e-6)
+    for options in ({"schedule": "exponential"}, {"decay_rate": 0.9}):
+        with pytest.raises(UserError, match="decay_rate = .*exponential schedule needs a number"):
+            SGD(**options)
 
 
 def test_clipping_is_of_the_global_norm():
