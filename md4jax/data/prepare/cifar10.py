@@ -38,6 +38,10 @@ class Cifar10(ImageRecipe):
             ),
         ),
         counts={"train": 50_000, "test": 10_000},
+        digests={
+            "train": "a7846f3beea6377c0aff2b44c59fb080d834f9b004d139badf195e6ba688c3e1",
+            "test": "d3536844ea82ad3483d6f8ad62ab1cbd1a5d1025a1786cc84544e3d452a9a90b",
+        },
         train="--config=configs/md4/cifar10.py",
     )  # fmt: skip
 

@@ -52,6 +52,10 @@ class Mnist(ImageRecipe):
             ),
         ),
         counts={"train": 60_000, "test": 10_000},
+        digests={
+            "train": "3f074c293944a59f39fd5c9df2c5a5c3d51dd07eae26eaec1a8cd80727532538",
+            "test": "226d568e56fefdff4d870175fd86df4f7769cdc495dfa2d21bc91ff721b9266f",
+        },
         train="--config=configs/mnist/masked.py",
     )  # fmt: skip
 
