@@ -2,21 +2,19 @@
 
 Command:   python main.py --config=configs/vdm/cifar10.py --workdir=/tmp/vdm_cifar10
 Data:      python prepare_data.py --dataset=cifar10
-Network:   27,087,491 parameters (published: about 30.58 M, see below)
+Network:   30,577,669 parameters, two of them the schedule's (published: 512 more, see below)
 Batch:     128 over all devices
 Hardware:  TPU v3-8 (the published code's)
 Expected:  test bound of 2.65 bits/dim (the paper's figure, without augmentation; 2.637 with the
            published weights), by --mode=evaluate --config.eval.time_points=256; FID 4.0 (paper)
 Status:    not run here
 
-Values are the published code's. Not as published:
-- The schedule's ends are fixed, where there they are learned too, from the same first values. A
-  learned course between them is --config.process.schedule=learned.
-- The network's output is the noise, where there z is added to it; the output of its attention does
-  not start at zero; its conditioning vector has 128 entries, where there it has 512 and one of the
-  inputs to it says that an image is not augmented. That is what makes the parameters fewer.
-- Level x is 2 x / 255 - 1, where there it is (2 x + 1) / 256 - 1.
-- Neither biases nor the scales of norms decay; there only biases do not.
+Values are the published code's, and its weights can be had: see `md4jax/convert/vdm.py`. A learned
+course between fixed ends of the schedule is --config.process.schedule=learned. Not as published:
+- One input of the conditioning vector less: a number that says whether an image is augmented, here
+  always 0. Its 512 weights are the parameters that are missing.
+- The output of the network's attention does not start at zero.
+- Neither biases, nor the scales of norms, nor the schedule's ends decay; there only biases do not.
 """
 
 import ml_collections
@@ -28,12 +26,13 @@ def get_config() -> ml_collections.ConfigDict:
     return make_config(
         process=dict(
             name="vdm",
-            schedule="linear",
+            schedule="learned_linear",
             gamma_min=-13.3,
             gamma_max=5.0,
             target="noise",
             loss="vlb",
             clip="none",
+            centre_levels=True,
         ),
         network=dict(
             name="unet",
@@ -42,6 +41,8 @@ def get_config() -> ml_collections.ConfigDict:
             num_heads=1,
             norm_groups=32,
             fourier_features=(6, 7),
+            wide_conditioning=True,
+            add_input=True,
             dropout_rate=0.1,
             dtype="float32",  # As published; bfloat16 is faster where there are units for it.
         ),

@@ -9,8 +9,9 @@ otherwise. `z_t` `[b, *spec.shape]` holds ids in `[0, spec.vocab_size)`, or real
 None; `t` `[b]` is what the process's `network_time` gives, and None exactly if `spec.has_time` is
 False; `label` `[b]` is None exactly if `spec.num_classes` is None. A network with `takes_segments`
 may also be given `segment` `[b, length]`, the number of each token's document, and then attends
-within documents alone. The output layer starts at zero, so a fresh network predicts zeros.
-`train=True` turns dropout on and needs a "dropout" key if `dropout_rate` is above 0.
+within documents alone. The output layer starts at zero, so a fresh network predicts zeros
+(or z_t, where that is added). `train=True` turns dropout on and needs a "dropout" key if
+`dropout_rate` is above 0.
 
 Parameters are float32. `dtype` is what matrix products and convolutions compute in, and what is
 returned; norms, the softmax of attention and the conditioning vector are float32 whatever it is.

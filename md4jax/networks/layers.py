@@ -16,6 +16,7 @@ Numbered equations:
   (2)  c = W_2 swish(W_1 [emb(t), class] + b_1) + b_2        (MD4, arXiv:2406.04329, code)
   (3)  modulate(h; shift, scale) = h (1 + scale) + shift     (DiT, arXiv:2212.09748, section 3.2)
   (4)  [z, sin(2^k 2 pi z) for all k, cos(2^k 2 pi z) for all k]    (VDM, arXiv:2107.00630, app. C)
+  (5)  c = swish(W_2 swish(W_1 [emb(t), class] + b_1) + b_2), four times as wide       (VDM, code)
 """
 
 from __future__ import annotations
@@ -52,20 +53,22 @@ def time_embedding(t: Time, width: int) -> Float[Array, "b f"]:
 
 
 class Conditioning(nn.Module):
-    """Time and class as one vector, equation (2); float32.
+    """Time and class as one vector, equation (2) or (5); float32.
 
     Without time the class embedding itself is the vector; without either there is none.
 
     Attributes:
       spec: says which of them there are.
       width: f.
+      wide: equation (5).
     """
 
     spec: NetworkSpec
     width: int
+    wide: bool = False
 
     @nn.compact
-    def __call__(self, t: Time | None, label: Label | None) -> Float[Array, "b f"] | None:
+    def __call__(self, t: Time | None, label: Label | None) -> Float[Array, "b c"] | None:
         inputs = []
         if self.spec.has_time:
             inputs.append(time_embedding(t, self.width))
@@ -75,7 +78,8 @@ class Conditioning(nn.Module):
         if not self.spec.has_time:
             return inputs[0] if inputs else None
         hidden = nn.Dense(4 * self.width, name="up")(jnp.concatenate(inputs, axis=-1))
-        return nn.Dense(self.width, name="down")(nn.swish(hidden))
+        cond = nn.Dense(self.width * (4 if self.wide else 1), name="down")(nn.swish(hidden))
+        return nn.swish(cond) if self.wide else cond
 
 
 class ImageInput(nn.Module):

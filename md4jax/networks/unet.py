@@ -2,7 +2,8 @@
 
 From variational diffusion models (D. Kingma, T. Salimans, B. Poole, J. Ho, arXiv:2107.00630,
 appendix B): not resampling, so that every pixel keeps its place, with one attention layer in the
-middle. Used for CIFAR-10 by MD4 (arXiv:2406.04329, appendix G).
+middle. Used for CIFAR-10 by MD4 (arXiv:2406.04329, appendix G). With `wide_conditioning`,
+`add_input` and `fourier_features = (6, 7)` it is the network of VDM's code.
 """
 
 from __future__ import annotations
@@ -97,6 +98,11 @@ class UNet(Network, kw_only=True):
     num_heads: int = option("Attention heads in the middle.", 1, at_least=1)
     norm_groups: int = option("Groups of the group norms.", 32, at_least=1)
     fourier_features: tuple[int, ...] = option(FOURIER_FEATURES, (), at_least=0)
+    wide_conditioning: bool = option(
+        "The conditioning vector has 4 feature_dim entries and a swish at its end, as in VDM; else "
+        "feature_dim, as in MD4.", False)  # fmt: skip
+    add_input: bool = option("Add z_t to the output, so that a fresh network predicts z_t, as in "
+                             "VDM.", False)  # fmt: skip
 
     @nn.nowrap
     def check(self) -> None:
@@ -104,6 +110,11 @@ class UNet(Network, kw_only=True):
         super().check()
         check_image(self, self.norm_groups)
         check_fourier_features(self)
+        if self.add_input and (self.spec.vocab_size is not None or self.spec.out_features != 1):
+            raise UserError(
+                "config.network.add_input = True should be False: this process does not ask for "
+                "one real number a channel, to which a z_t of real numbers could be added"
+            )
         if self.feature_dim % self.num_heads:
             raise UserError(
                 f"config.network.feature_dim = {self.feature_dim} should be a multiple of "
@@ -123,7 +134,9 @@ class UNet(Network, kw_only=True):
         """`z_t` `[b, h, w, c]` to `[b, h, w, c, spec.out_features]`; see `Network`."""
         self.check_inputs(t, label)
         dtype, width = self.compute_dtype, self.feature_dim
-        cond = Conditioning(self.spec, width, name="conditioning_mlp")(t, label)
+        conditioning = Conditioning(self.spec, width, self.wide_conditioning,
+                                    name="conditioning_mlp")  # fmt: skip
+        cond = conditioning(t, label)
         make_block = functools.partial(
             ResBlock, width, self.norm_groups, dtype, self.dropout_rate, train
         )
@@ -141,4 +154,5 @@ class UNet(Network, kw_only=True):
         x = nn.swish(nn.GroupNorm(self.norm_groups, epsilon=EPSILON, dtype=dtype, name="norm")(x))
         head = nn.Conv(output_size(self.spec), (3, 3), dtype=dtype,
                        kernel_init=nn.initializers.zeros, name="head")  # fmt: skip
-        return head(x).reshape(*z_t.shape, self.spec.out_features)
+        output = head(x).reshape(*z_t.shape, self.spec.out_features)
+        return output + z_t[..., None].astype(dtype) if self.add_input else output

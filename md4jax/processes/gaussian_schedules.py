@@ -159,6 +159,16 @@ def learned_gamma(params: PyTree, t: Array, low: float, high: float) -> Array:
     return low + (high - low) * risen(t) / risen(jnp.ones_like(t))
 
 
+def learned_linear_gamma(params: PyTree, t: Array, low: float, high: float) -> Array:
+    """b + |w| t: linear, with ends that are learned (VDM's code); low and high are the first."""
+    return params["b"] + jnp.abs(params["w"]) * t
+
+
+def init_learned_linear_gamma(low: float, high: float) -> dict[str, Float[Array, ""]]:
+    """Parameters of `learned_linear_gamma` at which it goes from low to high."""
+    return {"b": jnp.float32(low), "w": jnp.float32(high - low)}
+
+
 def init_learned_gamma(key: Key[Array, ""], width: int = 64) -> dict[str, Float[Array, "..."]]:
     """Parameters of `learned_gamma` at which it is all but linear."""
     return {
@@ -173,4 +183,5 @@ GAMMAS: dict[str, Callable] = {
     "linear": linear_gamma,
     "cosine": cosine_gamma,
     "learned": learned_gamma,
+    "learned_linear": learned_linear_gamma,
 }

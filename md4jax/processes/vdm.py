@@ -12,6 +12,10 @@ and the prior's KL. (6) is the same for every gamma with the same ends, so a lea
 lower it; it is learned to make the estimate's variance small [appendix I.2]. With p = 1/gamma' the
 density of gamma, that variance changes with E[L^2] = E_gamma~p [w(gamma)^2 / p^2], whose gradient
 is that of  (9)  E[ L^2 log gamma'(t(gamma)) ]  with L and gamma held fixed.
+
+The ends do change the bound. The schedule `learned_linear`, of the published code, learns them (and
+no course between them): its loss is the whole bound, reconstruction and prior with it, and moves
+gamma wherever that stands in it. The network is told of gamma by its place between the first ends.
 """
 
 from __future__ import annotations
@@ -28,17 +32,37 @@ from md4jax.processes.base import DataSpec, NetworkSpec, step_time
 from md4jax.processes.gaussian_math import (
     TARGETS,
     TO_X0,
+    DomainScale,
     Estimate,
     GaussianBase,
     Image,
     Levels,
+    LevelScale,
     over_positions,
-    scale_levels,
     standard_normal,
     sum_positions,
 )
-from md4jax.processes.gaussian_schedules import GAMMAS, init_learned_gamma
+from md4jax.processes.gaussian_schedules import (
+    GAMMAS,
+    init_learned_gamma,
+    init_learned_linear_gamma,
+)
 from md4jax.typing import Keys, Nats, PyTree, Time
+
+
+class CentredScale(LevelScale):
+    """Levels at the middles of V equal parts of [-1, 1]: x0 = (2 x + 1) / V - 1.
+
+    For VDM, which has (8) and no need of `log_prob`, that of the other scale.
+    """
+
+    def to_x0(self, x: Levels) -> Image:
+        # Of a whole number: exact where V is a power of two, as VDM's finest waves want it.
+        return (2 * x + 1).astype(jnp.float32) * (1 / self.levels) - 1
+
+    def to_values(self, x0: Image) -> Levels:
+        x = jnp.round((x0 + 1) * (self.levels / 2) - 0.5)
+        return jnp.clip(x, 0, self.levels - 1).astype(jnp.int32)
 
 
 @jax.tree_util.register_static
@@ -46,14 +70,19 @@ from md4jax.typing import Keys, Nats, PyTree, Time
 class VDM(GaussianBase):
     """VDM's process: see the module docstring, whose equation numbers the methods cite."""
 
-    schedule: str = option("gamma(t); learned is a monotone network.", "linear",
-                           one_of=tuple(GAMMAS))  # fmt: skip
+    schedule: str = option(
+        "gamma(t); learned is a monotone network between fixed ends, learned_linear a line whose "
+        "ends are learned, from gamma_min and gamma_max on.", "linear",
+        one_of=tuple(GAMMAS))  # fmt: skip
     gamma_min: float = option("-log SNR at t = 0.", -13.3)
     gamma_max: float = option("-log SNR at t = 1.", 5.0)
     num_timesteps: int | None = option("T of the bound (7); None for (6).", None, at_least=1)
     target: str = option("What the network predicts.", "noise", one_of=tuple(TO_X0))
     loss: str = option("The bound (6) or (7), or a simple loss as of DDPM.", "vlb",
                        one_of=("vlb", "mse", "l1", "huber"))  # fmt: skip
+    centre_levels: bool = option(
+        "Level x of V is (2 x + 1) / V - 1, as in VDM's code; else 2 x / (V - 1) - 1.", False
+    )
 
     # Of the learned schedule; None in one that is not.
     schedule_params: PyTree = dataclasses.field(default=None, compare=False, repr=False)
@@ -63,6 +92,11 @@ class VDM(GaussianBase):
             raise UserError(
                 f"config.process.gamma_min = {self.gamma_min} should be below "
                 f"config.process.gamma_max = {self.gamma_max}"
+            )
+        if self.learns_ends and self.loss != "vlb":
+            raise UserError(
+                f"config.process.loss = {self.loss!r} with config.process.schedule = "
+                "'learned_linear': where its ends should be only the bound tells; use 'vlb'"
             )
 
     def bind(self, data: DataSpec) -> VDM:
@@ -80,9 +114,20 @@ class VDM(GaussianBase):
 
     @property
     def is_learned(self) -> bool:
-        return self.schedule == "learned"
+        return self.schedule == "learned" or self.learns_ends
+
+    @property
+    def learns_ends(self) -> bool:
+        """Whether the bound itself moves the schedule."""
+        return self.schedule == "learned_linear"
+
+    @property
+    def scale(self) -> LevelScale | DomainScale:
+        return CentredScale(self.levels) if self.centre_levels else super().scale
 
     def init_params(self, key: Key[Array, ""]) -> PyTree:
+        if self.learns_ends:
+            return init_learned_linear_gamma(self.gamma_min, self.gamma_max)
         return init_learned_gamma(key) if self.is_learned else {}
 
     def with_params(self, params: PyTree) -> VDM:
@@ -93,9 +138,13 @@ class VDM(GaussianBase):
     def _gamma(self, t: Array) -> Array:
         return GAMMAS[self.schedule](self.schedule_params, t, self.gamma_min, self.gamma_max)
 
+    def _held(self, x: Array) -> Array:
+        """Fixed, but where the ends are learned."""
+        return x if self.learns_ends else jax.lax.stop_gradient(x)
+
     def gamma(self, t: Array) -> Array:
-        """-log SNR; the loss does not reach the schedule through it, but through (9) alone."""
-        return jax.lax.stop_gradient(self._gamma(t))
+        """-log SNR; unless it learns its ends, the loss reaches the schedule by (9) alone."""
+        return self._held(self._gamma(t))
 
     def gamma_rate(self, t: Array) -> Array:
         """gamma'(t)."""
@@ -149,10 +198,10 @@ class VDM(GaussianBase):
 
     def _diffusion(self, x0: Levels, x0_hat: Image, z_t: Image, t: Time) -> Nats:
         """(6) or (7), nats `[b]`."""
-        noise = self.noise_of(z_t, scale_levels(x0, self.levels), t)
+        noise = self.noise_of(z_t, self.scale.to_x0(x0), t)
         error = sum_positions((noise - self.noise_of(z_t, x0_hat, t)) ** 2)
         if self.num_timesteps is None:
-            return 0.5 * jax.lax.stop_gradient(self.gamma_rate(t)) * error
+            return 0.5 * self._held(self.gamma_rate(t)) * error
         s = t - 1 / self.num_timesteps
         return 0.5 * self.num_timesteps * jnp.expm1(self.gamma(t) - self.gamma(s)) * error
 
@@ -161,7 +210,7 @@ class VDM(GaussianBase):
         zero = jnp.zeros(x0.shape[0])
         z_0 = self.forward_sample(keys, x0, zero)
         signal, sigma = self.signal_and_noise(zero, z_0)
-        values = scale_levels(jnp.arange(self.levels), self.levels)
+        values = self.scale.to_x0(jnp.arange(self.levels))
         logits = -0.5 * jnp.square((z_0[..., None] - signal[..., None] * values) / sigma[..., None])
         log_p = jnp.take_along_axis(logits, x0[..., None], axis=-1)[..., 0]
         return sum_positions(jax.nn.logsumexp(logits, axis=-1) - log_p)
@@ -181,13 +230,16 @@ class VDM(GaussianBase):
     ) -> dict[str, Nats]:
         """The bound with x0 not clipped, or a simple loss; and `schedule`, of value 0, for (9).
 
-        Reconstruction and prior are the same whatever is learned: they are in the bound alone.
+        With fixed ends reconstruction and prior are the same whatever is learned: they are in the
+        bound alone.
         """
+        if self.learns_ends:
+            return dataclasses.replace(self, clip="none").bound_terms(keys, prediction, x0, z_t, t)
         diffusion = self._diffusion(x0, prediction.x0, z_t, t)
         if self.loss == "vlb":
             terms = {"diffusion": diffusion}
         else:
-            scaled = scale_levels(x0, self.levels)
+            scaled = self.scale.to_x0(x0)
             noise = self.noise_of(z_t, scaled, t)
             target = TARGETS[self.target](scaled, noise, *self.signal_and_noise(t, z_t))
             terms = {"simple": self.simple_loss(prediction, target, self.target, t, self.loss)}

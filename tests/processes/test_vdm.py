@@ -18,7 +18,7 @@ from md4jax import rng
 from md4jax.objectives import bound, training_loss
 from md4jax.options import UserError
 from md4jax.processes.base import DataSpec
-from md4jax.processes.gaussian_math import Estimate, scale_levels
+from md4jax.processes.gaussian_math import Estimate, scale_levels, standard_normal
 from md4jax.processes.vdm import VDM
 
 LAW = np.array([0.5, 0.25, 0.15, 0.1])  # Of every pixel on its own, over V = 4 levels.
@@ -292,6 +292,74 @@ def test_no_other_term_moves_the_schedule(loss, T):
     assert any((g != 0).any() for g in jax.tree.leaves(gradients["loss_schedule"]))
     assert all(np.isfinite(g).all() for g in jax.tree.leaves(gradients))
     assert float(values["loss_schedule"]) == 0.0
+
+
+def published_loss(params, network, x0, t, noise, noise_0):
+    """Bits/dim of a schedule with learned ends, by the paper's equations 11, 13 and 17."""
+    f = 2 * (x0 + 0.5) / 4 - 1
+    signal = lambda g: jnp.sqrt(jax.nn.sigmoid(-g)).reshape(-1, 1, 1, 1)
+    gamma = params["b"] + jnp.abs(params["w"]) * t
+    z = signal(gamma) * f + signal(-gamma) * noise
+    place = (gamma - ENDS["gamma_min"]) / (ENDS["gamma_max"] - ENDS["gamma_min"])
+    error = ((noise - network(z, place)) ** 2).sum(axis=(1, 2, 3))
+    low, high = params["b"], params["b"] + jnp.abs(params["w"])
+    rescaled = (f + jnp.exp(low / 2) * noise_0)[..., None]
+    values = 2 * (jnp.arange(4) + 0.5) / 4 - 1
+    log_p = jax.nn.log_softmax(-0.5 * ((rescaled - values) * jnp.exp(-low / 2)) ** 2)
+    reconstruction = -(jax.nn.one_hot(x0, 4) * log_p).sum(axis=(1, 2, 3, 4))
+    v = jax.nn.sigmoid(high)
+    prior = 0.5 * ((1 - v) * f**2 + v - jnp.log(v) - 1).sum(axis=(1, 2, 3))
+    nats = 0.5 * jnp.abs(params["w"]) * error + reconstruction + prior
+    return nats.mean() / (math.prod(SHAPE) * math.log(2))
+
+
+def test_learned_ends_follow_the_whole_bound():
+    """Loss and gradient of the published form, which is written without alpha_bar and x0."""
+    process = VDM(schedule="learned_linear", centre_levels=True, levels=4, **ENDS)
+    params = {"b": jnp.float32(-4.3), "w": jnp.float32(8.1)}
+    x0, t = draw_law(16), (jnp.arange(16) + 0.5) / 16
+    keys = rng.example_keys(jax.random.key(0), jnp.arange(16))
+    noise, noise_0 = (standard_normal(rng.fold(keys, i), SHAPE) for i in range(2))
+    network = lambda z, place: jnp.tanh(z + place.reshape(-1, 1, 1, 1))
+
+    def loss(params):
+        p = process.with_params(params)
+        denoise = lambda z, t: p.predict(network(z, p.network_time(t))[..., None], z, t)
+        value, metrics, _ = training_loss(p, denoise, x0, t, keys)
+        return value, metrics
+
+    (ours, metrics), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
+    published = jax.jit(jax.value_and_grad(published_loss), static_argnums=1)
+    theirs, wanted = published(params, network, x0, t, noise, noise_0)
+    assert set(metrics) == {"loss", "loss_diffusion", "loss_reconstruction", "loss_prior"}
+    # sigma is 0.12 at least, and what cancels in float32 is of the size of x0: 2^-24 / 0.12^2.
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5)
+    for name in params:
+        assert abs(float(wanted[name])) > 1e-3
+        np.testing.assert_allclose(gradient[name], wanted[name], rtol=1e-4)
+
+
+def test_learned_ends_begin_as_the_linear_schedule():
+    process = VDM(schedule="learned_linear", levels=4, **ENDS)
+    process = process.with_params(process.init_params(jax.random.key(0)))
+    t = jnp.linspace(0, 1, 5)
+    np.testing.assert_allclose(process.gamma(t), VDM(levels=4, **ENDS).gamma(t), rtol=1e-6)
+    np.testing.assert_allclose(process.network_time(t), t, atol=1e-6)
+    with pytest.raises(UserError, match=r"config\.process\.loss = 'mse' with .*'learned_linear'"):
+        VDM(schedule="learned_linear", loss="mse")
+
+
+@pytest.mark.parametrize("levels", [2, 9, 256])
+def test_centred_levels(levels):
+    """The middles of equal parts of [-1, 1]; the nearest level is the part something is in."""
+    x = jnp.arange(levels)
+    scale = VDM(levels=levels, centre_levels=True).scale
+    x0 = scale.to_x0(x)
+    np.testing.assert_allclose(x0, (2 * np.arange(levels) + 1) / levels - 1, atol=2.0**-23)
+    for off in (-0.99, 0, 0.99):
+        np.testing.assert_array_equal(scale.to_values(x0 + off / levels), x)
+    ends = scale.to_values(jnp.array([-7.0, 7.0]))
+    np.testing.assert_array_equal(ends, [0, levels - 1])
 
 
 def test_parameters_are_the_learned_schedules_alone():
