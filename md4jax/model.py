@@ -90,9 +90,10 @@ class Model:
         seed = self.experiment.train.seed
         return state.init_params(self.process, self.network, self.spec, seed)
 
-    def _init(self, statistics: PyTree) -> state.TrainState:
+    def _init(self, statistics: PyTree, params: PyTree | None = None) -> state.TrainState:
+        params = self._init_params() if params is None else params
         return state.init_state(
-            self.experiment, self.process, self._init_params(), statistics, self._metric_names
+            self.experiment, self.process, params, statistics, self._metric_names
         )
 
     def _statistics(self) -> PyTree:
@@ -115,10 +116,14 @@ class Model:
         """Shapes and shardings of the train state, without making it."""
         return self._abstract_state
 
-    def init_state(self) -> state.TrainState:
-        """The state before the first step, made where its arrays are to live."""
+    def init_state(self, params: PyTree | None = None) -> state.TrainState:
+        """The state before the first step, made where its arrays are to live.
+
+        Args:
+          params: what to begin with, as `state.init_params` gives it; None for fresh ones.
+        """
         shardings = jax.tree.map(lambda x: x.sharding, self.abstract_state())
-        return jax.jit(self._init, out_shardings=shardings)(self._statistics())
+        return jax.jit(self._init, out_shardings=shardings)(self._statistics(), params)
 
 
 def _network_spec(process: Process, data: DataSpec, label_dropout: float) -> NetworkSpec:

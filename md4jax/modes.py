@@ -15,7 +15,6 @@ from md4jax import hosts
 from md4jax.console import Interrupted, StopSignal, say
 from md4jax.model import Model, assemble
 from md4jax.training import workdir as workdir_lib
-from md4jax.training.checkpoints import Checkpoints
 from md4jax.typing import PyTree
 
 
@@ -28,12 +27,7 @@ def restore(config: Mapping[str, Any], workdir: str | pathlib.Path) -> tuple[Mod
     model = assemble(config)
     path = pathlib.Path(workdir).absolute()
     workdir_lib.require_run(path, model)
-    options = model.experiment.train
-    checkpoints = Checkpoints(
-        path / "checkpoints",
-        max_to_keep=options.checkpoints_to_keep,
-        keep_period=options.checkpoint_keep_period,
-    )
+    checkpoints = workdir_lib.open_checkpoints(path, model)
     restored = checkpoints.restore(model.abstract_state(), move_aside=False)
     checkpoints.close()
     if restored is None:

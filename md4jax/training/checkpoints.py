@@ -34,10 +34,10 @@ from md4jax.typing import PyTree
 SHOWN = 3  # Names of arrays in a message, at most.
 
 
-def _named(tree: PyTree) -> dict[str, Any]:
+def named_leaves(tree: PyTree, separator: str = ".") -> dict[str, Any]:
     """The leaves of a tree by their path, such as `params.network.kernel`."""
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-    named = {jax.tree_util.keystr(p, simple=True, separator="."): leaf for p, leaf in leaves}
+    named = {jax.tree_util.keystr(p, simple=True, separator=separator): x for p, x in leaves}
     if len(named) != len(leaves):
         raise ValueError("two arrays of the state have the same path")
     return named
@@ -69,7 +69,8 @@ def _with_shardings(abstract: PyTree) -> PyTree:
     )
 
 
-def _some(words: list[str], separator: str) -> str:
+def first_few(words: list[str], separator: str) -> str:
+    """The first words, and how many more there are."""
     more = f" and {len(words) - SHOWN} more" if len(words) > SHOWN else ""
     return separator.join(words[:SHOWN]) + more
 
@@ -134,7 +135,7 @@ class Checkpoints:
             raise UserError(
                 f"the checkpoint of step {step} was not saved: {self.directory} holds step {latest}"
             )
-        named = _named(state)
+        named = named_leaves(state)
         for name, x in named.items():
             if not isinstance(x, jax.Array):
                 raise TypeError(f"{name} of the state is {type(x).__name__}, not a jax Array")
@@ -253,14 +254,14 @@ class Checkpoints:
         """State and meta of one step. Raises Failed, or UserError if it is another model's."""
         content = everywhere(lambda: self._read_meta(step))
         self._check_model(step, content["arrays"], abstract)
-        named = _named(abstract)
+        named = named_leaves(abstract)
         arrays, saved = everywhere(lambda: self._read_arrays(step, named))
         found = np.asarray(fingerprints(list(arrays.values())))
 
         def check():
             wrong = [name for name, ok in zip(arrays, found == saved) if not ok]
             if wrong:
-                raise Failed(f"bits changed since it was saved: {_some(wrong, ', ')}")
+                raise Failed(f"bits changed since it was saved: {first_few(wrong, ', ')}")
 
         everywhere(check)
         structure = jax.tree.structure(abstract)
@@ -301,16 +302,15 @@ class Checkpoints:
         return {n: arrays[n] if n in arrays else empty(x) for n, x in abstract.items()}, saved
 
     def _check_model(self, step: int, there: dict[str, str], abstract: PyTree) -> None:
-        here = {name: _describe(x) for name, x in _named(abstract).items()}
+        here = {name: _describe(x) for name, x in named_leaves(abstract).items()}
         differ = [
             f"{name} is {there.get(name, 'missing')} there and {here.get(name, 'missing')} here"
             for name in [*here, *(n for n in there if n not in here)]
             if there.get(name) != here.get(name)
         ]
         if differ:
-            raise UserError(
-                f"{self.directory}/{step} is the checkpoint of another model: {_some(differ, '; ')}"
-            )
+            what = first_few(differ, "; ")
+            raise UserError(f"{self.directory}/{step} is the checkpoint of another model: {what}")
 
     def _move_aside(self, step: int) -> pathlib.Path:
         """Moves a step to `damaged_checkpoints/`, under a name that is free; returns where."""

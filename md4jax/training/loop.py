@@ -19,7 +19,6 @@ from md4jax.options import UserError
 from md4jax.samplers.generate import Generator, draw_film, draw_samples, save_drawing
 from md4jax.training import partitioning
 from md4jax.training import workdir as workdir_lib
-from md4jax.training.checkpoints import Checkpoints
 from md4jax.training.state import TrainState, make_train_step
 from md4jax.training.writers import MetricWriter
 
@@ -55,11 +54,7 @@ class Run:
         self.model, self.path, self.started = model, path, started
         self.options = model.experiment.train
         self.optimizer = model.experiment.optimizer
-        self.checkpoints = Checkpoints(
-            path / "checkpoints",
-            max_to_keep=self.options.checkpoints_to_keep,
-            keep_period=self.options.checkpoint_keep_period,
-        )
+        self.checkpoints = workdir_lib.open_checkpoints(path, model)
         abstract = model.abstract_state()
         restored = self.checkpoints.restore(abstract)
         self.seconds = 0.0  # Of training, over all restarts.
@@ -202,13 +197,7 @@ class Run:
             return
         self.log()
         self.check_finite(int(self.state.first_bad_step))
-        meta = {
-            "step": self.step,
-            "next_batch": self.step,  # The data's position is the step.
-            "train_seconds": self.seconds,
-            "config": self.model.config,
-            "data_fingerprint": self.model.dataset.fingerprint,
-        }
+        meta = workdir_lib.checkpoint_meta(self.model, self.step, self.seconds)
         self.checkpoints.save(self.step, self.state, meta)
         self.last_saved = self.step
 

@@ -21,6 +21,7 @@ import jax
 from md4jax import hosts
 from md4jax.config import differences
 from md4jax.options import UserError
+from md4jax.training.checkpoints import Checkpoints
 
 if TYPE_CHECKING:
     from md4jax.model import Model
@@ -104,6 +105,27 @@ def prepare(workdir: pathlib.Path, model: Model) -> None:
         os.replace(temporary, workdir / "config.json")
     except OSError as error:
         raise UserError(f"--workdir={workdir} cannot be written: {error.strerror}") from error
+
+
+def open_checkpoints(workdir: pathlib.Path, model: Model) -> Checkpoints:
+    """The checkpoints of a run, kept as its config says."""
+    options = model.experiment.train
+    return Checkpoints(
+        workdir / "checkpoints",
+        max_to_keep=options.checkpoints_to_keep,
+        keep_period=options.checkpoint_keep_period,
+    )
+
+
+def checkpoint_meta(model: Model, step: int, train_seconds: float) -> dict[str, Any]:
+    """What is saved beside the state of a step."""
+    return {
+        "step": step,
+        "next_batch": step,  # The data's position is the step.
+        "train_seconds": train_seconds,
+        "config": model.config,
+        "data_fingerprint": model.dataset.fingerprint,
+    }
 
 
 def no_checkpoint(workdir: pathlib.Path) -> UserError:

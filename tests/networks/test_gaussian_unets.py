@@ -1,16 +1,14 @@
 """The U-Nets of DDPM and Improved DDPM against the published ones, and what they promise beyond.
 
-`tests/golden/README.md` says where the published outputs are from. The published parameters follow
-a rule of their names and shapes, so only these are stored; under our names they must give the same
-outputs. What all networks promise (bfloat16, dropout, labels, ids as inputs) is tested in
-`test_networks.py`.
+`tests/golden/README.md` says where the published outputs are from; with the published parameters,
+through the converter, ours must be the same. What all networks promise (bfloat16, dropout, labels,
+ids as inputs) is tested in `test_networks.py`.
 """
 
 import dataclasses
 import math
-import pathlib
 import re
-import zlib
+from collections.abc import Callable
 from typing import Any
 
 import flax.traverse_util
@@ -18,64 +16,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from published import GOLDEN, check_output, converted, parameters
 
+from md4jax.convert import ddpm, improved_diffusion
 from md4jax.networks import NETWORKS
 from md4jax.networks.improved_unet import cosine_embedding
 from md4jax.options import UserError
 from md4jax.processes.base import NetworkSpec
 from md4jax.training.partitioning import TENSOR_RULES
 
-GOLDEN = pathlib.Path(__file__).parent.parent / "golden"
 UNETS = ("ddpm_unet", "improved_unet")
-
-# Published name -> ours: replaced one after the other.
-IMPROVED = [
-    (r"^time_embed\.0", "conditioning_mlp/up"),
-    (r"^time_embed\.2", "conditioning_mlp/down"),
-    (r"^label_emb", "conditioning_mlp/class_embedding"),
-    (r"^input_blocks\.0\.0", "stem"),
-    (r"^input_blocks\.2\.0\.op", "shrink_0"),
-    (r"^output_blocks\.1\.2\.conv", "enlarge_1"),
-    (r"^out\.0", "norm"),
-    (r"^out\.2", "head"),
-    (r"^middle_block\.0", "middle_1"),
-    (r"^middle_block\.1", "middle_attention"),
-    (r"^middle_block\.2", "middle_2"),
-    (r"^input_blocks\.1", "down_0_0"),
-    (r"^input_blocks\.3", "down_1_0"),
-    (r"^output_blocks\.([01])", r"up_1_\1"),
-    (r"^output_blocks\.2", "up_0_0"),
-    (r"^output_blocks\.3", "up_0_1"),
-    (r"^(down|up)_(\d_\d)\.0", r"\1_\2"),
-    (r"^(down|up)_(\d_\d)\.1", r"\1_\2_attention"),
-    (r"in_layers\.0", "norm_1"),
-    (r"in_layers\.2", "conv_1"),
-    (r"emb_layers\.1", "cond"),
-    (r"out_layers\.0", "norm_2"),
-    (r"out_layers\.3", "conv_2"),
-    (r"skip_connection", "shortcut"),
-    (r"proj_out", "out"),
-    (r"\.", "/"),
-]
-DDPM = [
-    (r"^temb\.dense\.0", "conditioning_mlp/up"),
-    (r"^temb\.dense\.1", "conditioning_mlp/down"),
-    (r"^conv_in", "stem"),
-    (r"^norm_out", "norm"),
-    (r"^conv_out", "head"),
-    (r"^down\.(\d)\.downsample\.conv", r"shrink_\1"),
-    (r"^up\.(\d)\.upsample\.conv", r"enlarge_\1"),
-    (r"^(down|up)\.(\d)\.block\.(\d)", r"\1_\2_\3"),
-    (r"^(down|up)\.(\d)\.attn\.(\d)", r"\1_\2_\3_attention"),
-    (r"^mid\.block_", "middle_"),
-    (r"^mid\.attn_1", "middle_attention"),
-    (r"(norm|conv)(\d)", r"\1_\2"),
-    (r"temb_proj", "cond"),
-    (r"nin_shortcut", "shortcut"),
-    (r"proj_out", "out"),
-    *((rf"\.{name[0]}\.", f".{name}.") for name in ("query", "key", "value")),
-    (r"\.", "/"),
-]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +34,7 @@ class Case:
 
     network: str
     options: dict[str, Any]
-    renames: list[tuple[str, str]]
+    origins: Callable
     out_features: int = 1
     num_classes: int | None = None
 
@@ -92,14 +42,18 @@ class Case:
 SMALL = {"feature_dim": 32, "num_layers": 1, "ch_mult": (1, 2), "attention_levels": (2,)}
 HEADS_UP = {"num_heads": 1, "num_heads_up": 2}
 CASES = {
-    "ddim": Case("ddpm_unet", SMALL, DDPM),
-    "improved_ssn": Case("improved_unet", SMALL, IMPROVED, out_features=2, num_classes=10),
+    "ddim": Case("ddpm_unet", SMALL, ddpm.origins),
+    "improved_ssn": Case(
+        "improved_unet", SMALL, improved_diffusion.origins, out_features=2, num_classes=10
+    ),
     "improved_add": Case(
         "improved_unet",
         SMALL | HEADS_UP | {"attention_levels": (1, 2), "scale_shift": False},
-        IMPROVED,
+        improved_diffusion.origins,
     ),
-    "improved_superres": Case("improved_unet", SMALL | {"num_heads": 2}, IMPROVED, out_features=2),
+    "improved_superres": Case(
+        "improved_unet", SMALL | {"num_heads": 2}, improved_diffusion.origins, out_features=2
+    ),
 }
 
 
@@ -112,46 +66,6 @@ def make_unet(name, spec, **options):
 def compiled(function):
     """`jax.jit` for programs that run once: half the time to compile, the same result."""
     return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0})
-
-
-def published_parameters(names):
-    """By the rule that the stored outputs were made with."""
-    for name, shape in (str(line).split("|") for line in names):
-        shape = tuple(map(int, shape.split(",")))
-        draw = np.random.RandomState(zlib.crc32(name.encode())).standard_normal(shape)
-        if len(shape) > 1:
-            yield name, draw / math.sqrt(math.prod(shape[1:]))
-        else:
-            yield name, name.endswith("weight") + 0.1 * draw
-
-
-def our_parameters(golden, tag, case, net):
-    """Published parameters under our names, `[in, out]` and `[3, 3, in, out]`."""
-    ours = {}
-    for name, value in published_parameters(golden[f"{tag}/param_names"]):
-        for pattern, replacement in case.renames:
-            name = re.sub(pattern, replacement, name)
-        module, kind = name.rsplit("/", 1)
-        if value.ndim == 4 and value.shape[-1] == 3:
-            value = value.transpose(2, 3, 1, 0)
-        elif value.ndim > 1 and "embedding" not in module:
-            value = value.reshape(value.shape[:2]).T
-        if kind == "weight":
-            kind = "scale" if value.ndim == 1 else "kernel"
-            kind = "embedding" if "embedding" in module else kind
-        if not module.endswith("qkv"):
-            if module == "head":  # Published: features of channels; ours: channels of features.
-                split = value.reshape(*value.shape[:-1], case.out_features, -1)
-                value = split.swapaxes(-1, -2).reshape(value.shape)
-            ours[f"{module}/{kind}"] = value
-            continue
-        # One layer for all three; its outputs count (head, query or key or value, feature).
-        heads = net.heads_up if module.startswith("up") else net.num_heads
-        split = value.reshape(*value.shape[:-1], heads, 3, -1)
-        for i, part in enumerate(("query", "key", "value")):
-            path = f"{module.removesuffix('qkv')}{part}/{kind}"
-            ours[path] = split[..., i, :].reshape(*value.shape[:-1], -1)
-    return {path: value.astype(np.float32) for path, value in ours.items()}
 
 
 def golden_inputs(golden, tag):
@@ -170,46 +84,18 @@ def golden_inputs(golden, tag):
     return shape, x, t, None if label is None else jnp.asarray(label, jnp.int32)
 
 
-def rms(x):
-    return np.sqrt(np.mean(np.square(x, dtype=np.float64)))
-
-
 @pytest.mark.parametrize("tag", CASES)
 def test_published_outputs(tag):
-    """As close as two orders of float32 operations get.
-
-    How far rounding alone moves the output is measured: each parameter is changed by half a last
-    place, 2^-24 of itself, up or down. Published and ours each round once an operation, so they
-    may differ by a few times that; 4 is allowed, where the wrong epsilon of a norm makes 16.
-    """
     case, golden = CASES[tag], np.load(GOLDEN / "gaussian_unets.npz")
     shape, x, t, label = golden_inputs(golden, tag)
     spec = NetworkSpec(shape, None, case.out_features, num_classes=case.num_classes)
     net = make_unet(case.network, spec, **case.options)
-    params = our_parameters(golden, tag, case, net)
     like = jax.eval_shape(net.init, jax.random.key(0), x, t, label)["params"]
-    like = flax.traverse_util.flatten_dict(like, sep="/")
-    assert jax.tree.map(np.shape, params) == jax.tree.map(np.shape, like)
-
-    @compiled
-    def function(params):
-        return net.apply(
-            {"params": flax.traverse_util.unflatten_dict(params, sep="/")}, x, t, label
-        )
-
-    output = np.asarray(function(params))
-    assert output.shape == (*x.shape[:3], shape[-1], case.out_features)
+    params = converted(case.origins(net), like, parameters(golden[f"{tag}/param_names"]))
     # Published: channels first, and all means before all variances.
     reference = golden[f"{tag}/out"].reshape(len(x), case.out_features, shape[-1], *shape[:2])
-    reference = reference.transpose(0, 3, 4, 2, 1)
-    rng = np.random.default_rng(0)
-    rounded = {
-        path: (p * (1 + 2.0**-24 * rng.choice([-1, 1], size=p.shape))).astype(np.float32)
-        for path, p in params.items()
-    }
-    rounding = rms(np.asarray(function(rounded)) - output)
-    assert 1e-8 < rounding < 2e-6 * rms(reference)
-    assert rms(output - reference) < 4 * rounding
+    function = compiled(lambda params: net.apply({"params": params}, x, t, label))
+    check_output(function, params, reference.transpose(0, 3, 4, 2, 1))
 
 
 @pytest.mark.parametrize("width", [7, 64])
