@@ -271,7 +271,7 @@ class Run:
         """Says where everything is; returns the last evaluation of the first split."""
         results = [self.evaluation(split) for split in self.model.experiment.eval.splits]
         figures = ", ".join(
-            f"{r['split']} {r['bits_per_dim']:.4f} ± {r['standard_error']:.4f}"
+            f"{r['split']} {r['bits_per_dim']:.4f} ± {float(r['standard_error']):.4f}"
             for r in results
             if r
         )
