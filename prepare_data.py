@@ -26,15 +26,18 @@ DATA_DIR = flags.DEFINE_string("data_dir", "data", "The folder of all prepared d
 SOURCE = flags.DEFINE_string("source", None, "A local copy or a URL; else what is published.")
 NAME = flags.DEFINE_string("name", None, "What to call it in data_dir; else as --dataset.")
 WORKERS = flags.DEFINE_integer(
-    "workers", os.cpu_count(), "Processes that read the source.", lower_bound=1
+    "workers", len(os.sched_getaffinity(0)), "Processes that read the source.", lower_bound=1
 )
 CONFIG = config_flags.DEFINE_config_file("config", None, "Show what is in this config's data.")
 
 
 def main(argv: list[str]) -> None:
     """Does what the flags ask for."""
+    import jax
+
     from md4jax.data.prepare import run
 
+    jax.config.update("jax_platforms", "cpu")  # An accelerator would be held for nothing.
     if LIST.value:
         print(run.listing(RECIPES))
     elif DATASET.value is None:

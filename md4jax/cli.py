@@ -35,6 +35,9 @@ def run_main(
             main(argv)
         except UserError as error:
             _fail(error)
+        except KeyboardInterrupt as error:
+            print(": ".join(["interrupted", *map(str, error.args)]), file=sys.stderr)
+            sys.exit(130)
 
     app.run(checked_main, flags_parser=functools.partial(_parse_flags, before))
 
@@ -72,7 +75,11 @@ def define_flags(table: Table, flag: str, argv: list[str]) -> None:
     """A flag for each option of the component that `--<flag>=<name>` names, if it names one."""
     from absl import flags
 
-    name = next((a.partition("=")[2] for a in argv if a.startswith(f"--{flag}=")), None)
+    name = None
+    for word, following in zip(argv, [*argv[1:], ""]):
+        key, is_set, value = word.partition("=")
+        if key in (f"--{flag}", f"-{flag}"):
+            name = value if is_set else following
     for key, field in options_of(table[name]).items() if name in table else ():
         flags.DEFINE_string(key, None, f"{field.metadata['option'].doc} (of {name})")
 

@@ -178,9 +178,9 @@ def describe_options(title: str, cls: type) -> list[str]:
 class Table(dict):
     """Maps a config's `name` to a component, given as `"module:Class"`, imported on first use."""
 
-    def __init__(self, section: str, entries: Mapping[str, str]):
+    def __init__(self, section: str, entries: Mapping[str, str], named_by: str | None = None):
         super().__init__(entries)
-        self.section = section
+        self._named_by = named_by or f"config.{section}.name"
 
     def __getitem__(self, name: str) -> type:
         """The component's class.
@@ -189,7 +189,5 @@ class Table(dict):
           UserError: no such name; the message lists the names there are.
         """
         if name not in self:
-            raise UserError(
-                f"config.{self.section}.name = {name!r} should be one of {', '.join(self)}"
-            )
+            raise UserError(f"{self._named_by} = {name!r} should be one of {', '.join(self)}")
         return pkgutil.resolve_name(super().__getitem__(name))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import json
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -20,21 +21,15 @@ from md4jax.data.text import UNKNOWN, Alphabet
 from md4jax.options import UserError
 
 END_OF_TEXT = "<|endoftext|>"
-# Published file -> the name it has elsewhere (Hugging Face), and sha256 of its content.
-GPT2_FILES = {
-    "vocab.bpe": ("merges.txt", "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5"),
-    "encoder.json": (
-        "vocab.json",
-        "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783",
-    ),
-}
-GPT2_URL = "https://openaipublic.blob.core.windows.net/gpt-2/encodings/main/"
+# Of the two published files the one that is enough: ids are the order in which tokens were merged.
+GPT2_FILE = "encoder.json"
+_GPT2_NAMES = (GPT2_FILE, "vocab.json")  # The second as Hugging Face calls it.
+GPT2_SHA256 = "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783"
+GPT2_URL = "https://openaipublic.blob.core.windows.net/gpt-2/encodings/main/encoder.json"
 _GPT2_SIZE = 50257
 # Splits text into what is then merged: contractions, letters, digits, others, blanks; each but the
 # blanks with one leading space (GPT-2's published rule).
-_GPT2_PIECES = (
-    r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-)  # fmt: skip
+_GPT2_PIECES = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 
 
 @runtime_checkable
@@ -132,8 +127,10 @@ class Bytes:
         return {"kind": "bytes", "has_end": self.has_end}
 
     def encode(self, text: str, source: str) -> Integer[np.ndarray, "t"]:
-        """See `Tokenizer`; lone surrogates, which are how broken UTF-8 was read, become bytes."""
-        raw = np.frombuffer(text.encode("utf-8", "surrogateescape"), np.uint8)
+        """See `Tokenizer`; halves of a UTF-16 pair, which JSON may hold, are replaced."""
+        del source
+        whole = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        raw = np.frombuffer(whole.encode(), np.uint8)
         return raw.astype(np.min_scalar_type(self.vocab_size - 1))
 
     def decode(self, ids: Integer[np.ndarray, "t"]) -> str:
@@ -145,7 +142,7 @@ class Bytes:
 
 @dataclasses.dataclass(frozen=True)
 class Gpt2:
-    """GPT-2's byte-pair encoding, 50,257 ids, from its two published files in a folder."""
+    """GPT-2's byte-pair encoding, 50,257 ids, from its published file in a folder."""
 
     folder: str
     unit = "token"
@@ -153,17 +150,30 @@ class Gpt2:
     end_of_text = _GPT2_SIZE - 1
 
     def identity(self) -> dict[str, Any]:
-        """See `Tokenizer`: the sum of the merges, which fix all else."""
-        return {"kind": "gpt2", "sha256": GPT2_FILES["vocab.bpe"][1]}
+        """See `Tokenizer`."""
+        return {"kind": "gpt2", "sha256": GPT2_SHA256}
 
     @property
-    def files(self) -> dict[str, Path]:
-        """Published name -> path of the file.
+    def file(self) -> Path:
+        """The path of `GPT2_FILE`.
 
         Raises:
-          UserError: a file is missing or is not the published one.
+          UserError: it is missing or is not the published one.
         """
-        return {name: _gpt2_file(Path(self.folder).expanduser(), name) for name in GPT2_FILES}
+        folder = Path(self.folder).expanduser()
+        found = next((folder / n for n in _GPT2_NAMES if (folder / n).is_file()), None)
+        if found is None:
+            raise UserError(
+                f"{folder} has no {' or '.join(_GPT2_NAMES)}, which GPT-2's tokenizer is made of; "
+                f"it is at {GPT2_URL}"
+            )
+        digest = hashlib.sha256(found.read_bytes()).hexdigest()
+        if digest != GPT2_SHA256:
+            raise UserError(
+                f"{found} is not GPT-2's published {GPT2_FILE}: its sha256 is {digest[:16]}..., "
+                f"not {GPT2_SHA256[:16]}..."
+            )
+        return found
 
     def encode(self, text: str, source: str) -> Integer[np.ndarray, "t"]:
         """See `Tokenizer`; `<|endoftext|>` within a text is text like any other."""
@@ -182,38 +192,22 @@ class Gpt2:
         )
 
 
-def _gpt2_file(folder: Path, name: str) -> Path:
-    other, expected = GPT2_FILES[name]
-    found = [folder / n for n in (name, other) if (folder / n).is_file()]
-    if not found:
-        raise UserError(
-            f"{folder} has no {name} (or {other}), which GPT-2's tokenizer is made of: give the "
-            f"folder that holds {' and '.join(GPT2_FILES)} as --vocab; they are at {GPT2_URL}"
-        )
-    digest = hashlib.sha256(found[0].read_bytes()).hexdigest()
-    if digest != expected:
-        raise UserError(
-            f"{found[0]} is not GPT-2's published {name}: its sha256 is {digest[:16]}..., not "
-            f"{expected[:16]}..."
-        )
-    return found[0]
-
-
 @functools.lru_cache(maxsize=2)
 def _gpt2(tokenizer: Gpt2) -> Any:
     """Tiktoken's encoding: built in about a second, so once a process."""
     import tiktoken
-    from tiktoken.load import data_gym_to_mergeable_bpe_ranks
 
-    files = tokenizer.files
-    ranks = data_gym_to_mergeable_bpe_ranks(
-        str(files["vocab.bpe"]), str(files["encoder.json"]),
-        GPT2_FILES["vocab.bpe"][1], GPT2_FILES["encoder.json"][1],
-    )  # fmt: skip
+    # Each byte has a printable character: its own, or one above 255 if that is none.
+    own = [b for b in range(256) if chr(b).isprintable() and chr(b) != " "]
+    others = sorted(set(range(256)) - set(own))
+    byte = {chr(b): b for b in own} | {chr(256 + i): b for i, b in enumerate(others)}
+    ids = json.loads(tokenizer.file.read_text(encoding="utf-8"))
     return tiktoken.Encoding(
-        "md4jax-gpt2", pat_str=_GPT2_PIECES, mergeable_ranks=ranks,
+        "md4jax-gpt2",
+        pat_str=_GPT2_PIECES,
+        mergeable_ranks={bytes(map(byte.get, t)): i for t, i in ids.items() if t != END_OF_TEXT},
         special_tokens={END_OF_TEXT: tokenizer.end_of_text},
-    )  # fmt: skip
+    )
 
 
 def load(identity: dict[str, Any], folder: Path) -> Tokenizer:
@@ -221,7 +215,7 @@ def load(identity: dict[str, Any], folder: Path) -> Tokenizer:
 
     Args:
       identity: as `Tokenizer.identity` gave it.
-      folder: of the data, where the vocabulary's files are too, if it has any.
+      folder: of the data, where GPT-2's file is too.
     """
     fields = {key: value for key, value in identity.items() if key != "kind"}
     if identity["kind"] == "gpt2":

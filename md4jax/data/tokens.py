@@ -99,8 +99,8 @@ class Tokens:
                 raise UserError(
                     f"config.data.{key} = {value}: {self.dataset} is larger than "
                     f"config.data.memory_gb = {self.memory_gb} and stays on disk in rows of "
-                    f"{rows}, so this should be {rows}; or prepare it with --option row_length="
-                    f"{self.length}"
+                    f"{rows}, so this should be {rows}; or prepare it with "
+                    f"--row_length={self.length}"
                 )
         source: Source = prepared.source(name)
         whole = prepared.metadata["tokens"][name] // rows  # The last row may be shorter.

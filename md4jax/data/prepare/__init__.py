@@ -34,4 +34,5 @@ RECIPES = Table(
         "earth_earthquake": "md4jax.data.prepare.earth:Earthquake",
         "earth_volcano": "md4jax.data.prepare.earth:Volcano",
     },
+    named_by="--dataset",
 )

@@ -1,136 +1,159 @@
-"""Writes examples as tensorflow-datasets does, into ArrayRecord files, without TensorFlow.
+"""Writes examples in the layout of tensorflow-datasets, ArrayRecord files, without TensorFlow.
 
-Tensorflow-datasets writes into a folder of another name and renames it at the end. Its `parquet`
-format is never used: it loses rows (seen in 4.9.10). Images are tensors of bytes, as its image
-features need TensorFlow to be written.
+Tensorflow-datasets describes the records and reads them, but its own writer holds a split in memory
+and, of more than a gigabyte, asks for TensorFlow. Here records go straight into shards, in order,
+in a folder of another name, which is renamed when all of it is there. Images are tensors of bytes,
+as its image features need TensorFlow to be written.
 """
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import hashlib
-import io
+import itertools
+import json
+import os
 import shutil
-import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from md4jax.console import Progress
-from md4jax.data.prepare.recipe import Parts, Recipe
+from md4jax.data.prepare.recipe import Counts, Parts, Recipe
 from md4jax.data.prepared import VERSION
+
+BYTES_A_SHARD = 2**29
 
 
 def write(
-    recipe: Recipe, name: str, data_dir: Path, parts: Parts, splits: Sequence[str], about: Mapping
+    recipe: Recipe, name: str, data_dir: Path, parts: Parts, counts: Counts, about: Mapping
 ) -> dict[str, Any]:
     """Writes `<data_dir>/<name>/<VERSION>`, which must not be there; its metadata.
 
     Args:
       recipe: what is stored of the examples.
+      name: of the data set.
+      data_dir: the folder of all data sets.
       parts: the parts of each split.
-      splits: in order.
+      counts: the splits, in order.
       about: JSON-able, added to the metadata: where the data are from.
+
+    Raises:
+      OSError: of the disk.
     """
     import tensorflow_datasets as tfds
-    from absl import logging as absl_logging
 
-    _remove_unfinished(data_dir / name)
-    metadata = {"kind": recipe.kind, **about, **recipe.metadata(parts, splits), "digests": {}}
-
-    class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-        VERSION = tfds.core.Version(VERSION)
-
-        def _info(self):
-            return tfds.core.DatasetInfo(
-                builder=self,
-                description=recipe.about.what,
-                homepage=recipe.about.home,
-                license=recipe.about.licence,
-                features=tfds.features.FeaturesDict(recipe.features()),
-                metadata=tfds.core.MetadataDict(metadata),
-                disable_shuffling=True,  # Training shuffles; joined rows give the text again.
-            )
-
-        def _split_generators(self, dl_manager):
-            for kept, path in recipe.files().items():
-                shutil.copyfile(path, Path(self.data_dir) / kept)
-            return {split: self._numbered(split) for split in splits}
-
-        def _numbered(self, split):
-            digest = hashlib.sha256()
-            for key, example in enumerate(_told(recipe, parts, split, name)):
-                _add(digest, example)
-                yield key, example
-            # The dictionary that is written when all splits are.
-            self.info.metadata["digests"][split] = digest.hexdigest()
-            self.info.metadata["digest"] = _sum(self.info.metadata["digests"])
-
-        def _generate_examples(self):
-            raise NotImplementedError("the splits have generators of their own")
-
-    Builder.name = name
-    builder = Builder(data_dir=data_dir, file_format="array_record")
-    unused = data_dir / ".preparing" / "unused"  # Nothing is downloaded; it makes the folder.
-    tfds.disable_progress_bar()
-    verbosity = absl_logging.get_verbosity()
-    absl_logging.set_verbosity(absl_logging.WARNING)
+    partial = data_dir / name / f"incomplete.{VERSION}"
+    shutil.rmtree(partial, ignore_errors=True)  # What a killed run has left.
+    partial.mkdir(parents=True)
+    metadata = {"kind": recipe.kind, **about, **recipe.metadata(parts, counts)}
+    features = tfds.features.FeaturesDict(recipe.features())
+    template = tfds.core.ShardedFileTemplate(
+        dataset_name=name, data_dir=partial, filetype_suffix="array_record"
+    )
     try:
-        with contextlib.redirect_stdout(_WithoutTheirs(sys.stdout)):
-            builder.download_and_prepare(download_dir=unused)
+        infos, digests = [], {}
+        for split, count in counts.items():
+            digest = hashlib.sha256()
+            examples = _told(recipe, parts, split, recipe.stored(count), name)
+            shards = _Shards(template.replace(split=split))
+            shards.write(_records(features, examples, digest))
+            infos.append(shards.info())
+            digests[split] = digest.hexdigest()
+        metadata |= {"digests": digests, "digest": _sum(digests)}
+        tfds.folder_dataset.write_metadata(
+            data_dir=partial, features=features, split_infos=infos, filename_template=template,
+            version=VERSION, check_data=False, description=recipe.about.what,
+            homepage=recipe.about.home, license=recipe.about.licence, disable_shuffling=True,
+        )  # fmt: skip
+        (partial / "metadata.json").write_text(json.dumps(metadata, indent=2))
+        for kept, path in recipe.files().items():
+            shutil.copyfile(path, partial / kept)
+        os.rename(partial, data_dir / name / VERSION)
     finally:
-        absl_logging.set_verbosity(verbosity)
-    shutil.rmtree(unused, ignore_errors=True)
-    return dict(builder.info.metadata)
+        shutil.rmtree(partial, ignore_errors=True)
+    return metadata
 
 
-class _WithoutTheirs(io.TextIOBase):
-    """Passes on what is printed, but not what tensorflow-datasets says of itself."""
+class _Shards:
+    """The files of a split, each of about `BYTES_A_SHARD`; how many is known at the end."""
 
-    def __init__(self, out: Any):
-        self._out, self._dropped = out, False
+    def __init__(self, template: Any):
+        self._template, self._lengths, self._bytes = template, [], 0
 
-    def write(self, text: str) -> int:
-        theirs = "Downloading and preparing" in text or "Subsequent calls" in text
-        if not theirs and not (self._dropped and text == "\n"):
-            self._out.write(text)
-        self._dropped = theirs
-        return len(text)
+    def write(self, records: Iterator[bytes]) -> None:
+        """Writes all records.
 
-    def flush(self) -> None:
-        self._out.flush()
+        Raises:
+          OSError: of the disk.
+        """
+        paths = []
+        for first in records:
+            paths.append(Path(self._template.data_dir) / f"{self._template.split}.{len(paths)}")
+            self._write_one(paths[-1], itertools.chain([first], records))
+        for number, path in enumerate(paths):
+            path.rename(self._template.sharded_filepath(shard_index=number, num_shards=len(paths)))
+
+    def _write_one(self, path: Path, records: Iterator[bytes]) -> None:
+        """Takes as many records as fill one shard."""
+        from array_record.python.array_record_module import ArrayRecordWriter
+
+        count = size = 0
+        try:
+            writer = ArrayRecordWriter(str(path), "group_size:1")
+            try:
+                for record in records:
+                    writer.write(record)
+                    count, size = count + 1, size + len(record)
+                    if size >= BYTES_A_SHARD:
+                        break
+            finally:
+                writer.close()
+        except RuntimeError as error:  # How it tells of a full disk, when it is closed.
+            known = (e for e in errno.errorcode if os.strerror(e) in str(error))
+            raise OSError(next(known, errno.EIO), str(error), str(path)) from error
+        self._lengths.append(count)
+        self._bytes += size
+
+    def info(self) -> Any:
+        """Tensorflow-datasets' description of what was written."""
+        import tensorflow_datasets as tfds
+
+        return tfds.core.SplitInfo(
+            name=self._template.split, shard_lengths=self._lengths, num_bytes=self._bytes,
+            filename_template=self._template,
+        )  # fmt: skip
 
 
-def _told(recipe: Recipe, parts: Parts, split: str, name: str) -> Iterator[dict[str, Any]]:
+def _records(features: Any, examples: Iterable[Mapping], digest: Any) -> Iterator[bytes]:
+    """Examples as they are stored; the digest is of all entries of all fields."""
+    from tensorflow_datasets.core.example_serializer import ExampleSerializer
+
+    serializer = ExampleSerializer(features.get_serialized_info())
+    for example in examples:
+        for field in sorted(example):
+            value = example[field]
+            if not isinstance(value, bytes):
+                value = np.ascontiguousarray(value)
+                value = value.astype(value.dtype.newbyteorder("<"), copy=False).data
+            digest.update(value)
+        yield serializer.serialize_example(features.encode_example(example))
+
+
+def _told(
+    recipe: Recipe, parts: Parts, split: str, total: int, name: str
+) -> Iterator[dict[str, Any]]:
     """The examples, with word of how far they are."""
-    total = recipe.count(parts(split))
-    unit = getattr(recipe, "row_length", 1)
-    progress = Progress(f"writing {name}, {split}", -(-total // unit))
+    progress = Progress(f"writing {name}, {split}", total)
     for number, example in enumerate(recipe.examples(parts(split))):
         yield example
         if number % 256 == 0:
             progress.update(number)
 
 
-def _add(digest: Any, example: Mapping[str, Any]) -> None:
-    """All entries of all fields, whatever their type and order in the record."""
-    for field in sorted(example):
-        value = example[field]
-        if not isinstance(value, bytes):
-            value = np.ascontiguousarray(value)
-            value = value.astype(value.dtype.newbyteorder("<"), copy=False).data
-        digest.update(value)
-
-
 def _sum(digests: Mapping[str, str]) -> str:
     return hashlib.sha256(
         "".join(f"{k}{v}" for k, v in sorted(digests.items())).encode()
     ).hexdigest()
-
-
-def _remove_unfinished(folder: Path) -> None:
-    """What a killed run has left."""
-    for left in folder.glob(f"incomplete.*_{VERSION}"):
-        shutil.rmtree(left)

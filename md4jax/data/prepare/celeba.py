@@ -7,12 +7,12 @@ row 121, column 89, as DDIM's code has it), then each 2 x 2 pixels are averaged.
 from __future__ import annotations
 
 import dataclasses
-import functools
+from collections.abc import Mapping
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
-from md4jax.data.prepare.archives import Files
-from md4jax.data.prepare.image_folder import ENDINGS, IMAGES_A_PIECE, read_images
+from md4jax.data.prepare.archives import Entry, readable
+from md4jax.data.prepare.image_folder import image_entries, image_pieces
 from md4jax.data.prepare.recipe import About, ImageRecipe, Piece, missing
 
 if TYPE_CHECKING:
@@ -45,26 +45,24 @@ class Celeba64(ImageRecipe):
             raise missing(source, f"should be a folder with {_PARTITION} in it")
         packed = source / "img_align_celeba.zip"
         images = packed if packed.is_file() else source
-        names = {PurePath(n).name: n for n in Files(images).names if n.lower().endswith(ENDINGS)}
-        read = functools.partial(read_images, images, face, False, False)
-        pieces = []
-        for split, chosen in _partition(source, names).items():
-            for start in range(0, len(chosen), IMAGES_A_PIECE):
-                some = tuple(chosen[start : start + IMAGES_A_PIECE])
-                pieces.append(functools.partial(read, split, some))
-        return pieces
+        entries = {PurePath(entry.name).name: entry for entry in image_entries(images)}
+        return image_pieces(_partition(source, entries), face, self.shape)
 
 
-def _partition(source: Path, names: dict[str, str]) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {split: [] for split in _SPLITS}
-    for number, line in enumerate((source / _PARTITION).read_text().splitlines(), 1):
+def _partition(source: Path, entries: Mapping[str, Entry]) -> dict[str, list[Entry]]:
+    found: dict[str, list[Entry]] = {split: [] for split in _SPLITS}
+    with readable(source / _PARTITION):
+        lines = (source / _PARTITION).read_text().splitlines()
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
         image, _, which = line.strip().partition(" ")
         if which not in ("0", "1", "2"):
             raise missing(source, f"{_PARTITION}, line {number}: {line[:40]!r} is no image and 0-2")
-        if image not in names:
+        if image not in entries:
             raise missing(source, f"{image}, which {_PARTITION} lists, is not there")
-        found[_SPLITS[int(which)]].append(names[image])
-    return {split: chosen for split, chosen in found.items() if chosen}
+        found[_SPLITS[int(which)]].append(entries[image])
+    return found
 
 
 def face(image: Image) -> Image:
@@ -73,8 +71,6 @@ def face(image: Image) -> Image:
     Raises:
       ValueError: the image has not the size of the aligned release.
     """
-    from PIL import Image as pil
-
     if image.size != _SIZE:
         raise ValueError(f"has {image.width} x {image.height} pixels, not 178 x 218")
-    return image.resize((64, 64), pil.Resampling.BOX, box=BOX)
+    return image.reduce(2, BOX)

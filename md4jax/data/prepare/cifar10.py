@@ -6,17 +6,32 @@ import dataclasses
 import functools
 import io
 import pickle
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from md4jax.data.prepare.archives import Files, readable
-from md4jax.data.prepare.recipe import About, Download, ImageRecipe, Part, Piece, missing
+from md4jax.data.prepare.archives import Entry, Files, readable
+from md4jax.data.prepare.recipe import (
+    About,
+    Download,
+    ImageRecipe,
+    Piece,
+    Read,
+    check_labels,
+    missing,
+)
 from md4jax.options import UserError
 
 BATCHES = {"train": [f"data_batch_{i}" for i in range(1, 6)], "test": ["test_batch"]}
 _PIXELS = 3 * 32 * 32
+_NEEDED = {
+    "numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct",
+    "numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar",
+    "numpy.core.numeric._frombuffer", "numpy._core.numeric._frombuffer",
+    "numpy.ndarray", "numpy.dtype", "_codecs.encode",
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,22 +62,28 @@ class Cifar10(ImageRecipe):
 
     def pieces(self, source: Path) -> list[Piece]:
         """One a batch of 10,000 images; see `Recipe`."""
-        files, found = Files(source), []
+        files, found = Files(_archive_in(source)), []
         for split, names in BATCHES.items():
             for name in names:
-                # Exactly so: a folder may hold both releases, and a checksum beside each.
-                have = next((n for n in files.names if Path(n).stem == name), None)
-                if have is None:
+                entry = files.one(name, f"{name}.bin")
+                if entry is None:
                     raise missing(source, f"there is no {name} or {name}.bin in it")
-                found.append(functools.partial(_read, source, split, have))
+                found.append(functools.partial(_read, split, entry))
         return found
 
 
-def _read(source: Path, split: str, name: str) -> dict[str, Part]:
-    raw, where = Files(source).read(name), f"{source}/{name}"
-    pixels, labels = (_binary if name.endswith(".bin") else _python)(raw, where)
+def _archive_in(source: Path) -> Path:
+    """The release as it is published, if the source is the folder that it lies in."""
+    names = ("cifar-10-binary.tar.gz", "cifar-10-python.tar.gz")
+    return next((source / name for name in names if (source / name).is_file()), source)
+
+
+def _read(split: str, entry: Entry) -> Iterator[Read]:
+    read = _binary if entry.name.endswith(".bin") else _python
+    pixels, labels = read(entry.read(), str(entry))
     images = pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
-    return {split: {"image": np.ascontiguousarray(images), "label": labels}}
+    labels = check_labels(labels, Cifar10.num_classes, str(entry))
+    yield {split: {"image": np.ascontiguousarray(images), "label": labels}}
 
 
 def _binary(raw: bytes, where: str) -> tuple[np.ndarray, np.ndarray]:
@@ -70,7 +91,7 @@ def _binary(raw: bytes, where: str) -> tuple[np.ndarray, np.ndarray]:
     if not raw or len(raw) % (1 + _PIXELS):
         raise UserError(f"{where}: {len(raw)} bytes are no whole number of {1 + _PIXELS}-byte rows")
     rows = np.frombuffer(raw, np.uint8).reshape(-1, 1 + _PIXELS)
-    return rows[:, 1:], _checked(rows[:, 0].astype(np.int64), where)
+    return rows[:, 1:], rows[:, 0]
 
 
 def _python(raw: bytes, where: str) -> tuple[np.ndarray, np.ndarray]:
@@ -79,17 +100,11 @@ def _python(raw: bytes, where: str) -> tuple[np.ndarray, np.ndarray]:
         try:
             batch = _Plain(io.BytesIO(raw), encoding="bytes").load()
             pixels, labels = np.asarray(batch[b"data"]), np.asarray(batch[b"labels"], np.int64)
-        except (pickle.UnpicklingError, KeyError, TypeError, AttributeError, IndexError) as error:
+        except (pickle.UnpicklingError, LookupError, TypeError, AttributeError) as error:
             raise UserError(f"{where}: is no batch of CIFAR-10 for python: {error}") from error
-    if pixels.dtype != np.uint8 or pixels.shape != (len(labels), _PIXELS):
-        raise UserError(f"{where}: data should be uint8 [{len(labels)}, {_PIXELS}]")
-    return pixels, _checked(labels, where)
-
-
-def _checked(labels: np.ndarray, where: str) -> np.ndarray:
-    if labels.min() < 0 or labels.max() >= Cifar10.num_classes:
-        raise UserError(f"{where}: has labels from {labels.min()} to {labels.max()}, not 0 to 9")
-    return labels
+    if pixels.dtype != np.uint8 or labels.ndim != 1 or pixels.shape != (len(labels), _PIXELS):
+        raise UserError(f"{where}: data should be uint8 [N, {_PIXELS}] and labels [N]")
+    return pixels, labels
 
 
 class _Plain(pickle.Unpickler):
@@ -97,9 +112,6 @@ class _Plain(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         """What a pickled NumPy array needs."""
-        if module.startswith("numpy") and name in ("_reconstruct", "ndarray", "dtype", "scalar"):
-            module = module.replace("numpy.core", "numpy._core")
-            return super().find_class(module, name)
-        if (module, name) == ("_codecs", "encode"):
-            return super().find_class(module, name)
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+        if f"{module}.{name}" not in _NEEDED:
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+        return super().find_class(module.replace("numpy.core", "numpy._core"), name)

@@ -7,6 +7,7 @@ import os
 import urllib.error
 import urllib.parse
 import urllib.request
+from collections.abc import Iterator
 from http.client import HTTPException
 from pathlib import Path
 
@@ -35,44 +36,49 @@ def fetch(download: Download, folder: Path) -> Path:
         _check(target, download)
         return target
     folder.mkdir(parents=True, exist_ok=True)
-    try:
-        _transfer(download.url, partial)
-    except (urllib.error.URLError, HTTPException, OSError, ValueError) as error:
-        if getattr(error, "errno", None) is not None and not isinstance(
-            error, urllib.error.URLError
-        ):
-            raise  # Of the disk, not of the network.
-        raise UserError(
-            f"{download.url} cannot be fetched ({error}); the same command goes on from "
-            f"{partial}, or fetch it yourself and give it as --source"
-        ) from error
+    for chunk in _received(download.url, partial):
+        with partial.open("ab") as file:
+            file.write(chunk)
     _check(partial, download)
     os.replace(partial, target)
     return target
 
 
-def _transfer(url: str, partial: Path) -> None:
+def _received(url: str, partial: Path) -> Iterator[bytes]:
+    """What is to be added to a file; from its beginning, and it is removed, if the server says so.
+
+    Raises:
+      UserError: of the network, with what to do.
+    """
     have = partial.stat().st_size if partial.exists() else 0
-    request = urllib.request.Request(url, headers={"User-Agent": "md4jax"})
-    if have:
-        request.add_header("Range", f"bytes={have}-")
     try:
-        response = urllib.request.urlopen(request, timeout=_SECONDS)
+        request = urllib.request.Request(url, headers={"User-Agent": "md4jax"})
+        if have:
+            request.add_header("Range", f"bytes={have}-")
+        with urllib.request.urlopen(request, timeout=_SECONDS) as response:
+            if have and getattr(response, "status", None) != 206:
+                partial.unlink()
+                have = 0
+            total = have + int(response.headers.get("Content-Length") or 0)
+            progress = Progress(f"fetching {url} (MB)", max(1, total // 10**6))
+            while chunk := response.read(_CHUNK):
+                yield chunk
+                have += len(chunk)
+                progress.update(have // 10**6)
+        if have < total or not have:
+            raise HTTPException(f"it broke off at {have} of {total} bytes")
     except urllib.error.HTTPError as error:
         if error.code != 416 or not have:  # 416: there is no more than what is there.
-            raise
-        return
-    with response:
-        goes_on = getattr(response, "status", 200) == 206
-        start = have if goes_on else 0
-        total = start + int(response.headers.get("Content-Length") or 0)
-        progress = Progress(f"fetching {url} (MB)", max(1, total // 10**6))
-        with partial.open("ab" if goes_on else "wb") as file:
-            while chunk := response.read(_CHUNK):
-                file.write(chunk)
-                progress.update(file.tell() // 10**6)
-        if total > start and partial.stat().st_size < total:
-            raise HTTPException(f"it broke off at {partial.stat().st_size} of {total} bytes")
+            raise _not_fetched(url, partial, error) from error
+    except (HTTPException, OSError, ValueError) as error:
+        raise _not_fetched(url, partial, error) from error
+
+
+def _not_fetched(url: str, partial: Path, error: Exception) -> UserError:
+    return UserError(
+        f"{url} cannot be fetched ({error}); the same command goes on from {partial}, or fetch it "
+        "yourself and give its path"
+    )
 
 
 def _check(path: Path, download: Download) -> None:

@@ -15,13 +15,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
 
 from md4jax.data.prepare.archives import Files
-from md4jax.data.prepare.recipe import About, Part, Piece, PointRecipe, missing
+from md4jax.data.prepare.recipe import About, Piece, PointRecipe, Read, missing
 
 MIN_EVENTS = 10
 _HOME = "https://arxiv.org/abs/2006.10605"
@@ -47,7 +48,7 @@ def _about(what: str, licence: str, name: str, count: int) -> About:
         source=f"{name}, a CSV of latitude and longitude in degrees",
         gigabytes="0.001",
         counts={"train": count - 2 * tenth, "valid": tenth, "test": tenth},
-        train="--config=configs/star_shaped/earth_vmf.py --config.data.dataset={name}",
+        train="--config=configs/star_shaped/earth_vmf.py",
     )
 
 
@@ -61,7 +62,7 @@ class Events(_Earth):
         home="-",
         source="a CSV of latitude and longitude in degrees",
         gigabytes="-",
-        train="--config=configs/star_shaped/earth_vmf.py --config.data.dataset={name}",
+        train="--config=configs/star_shaped/earth_vmf.py",
     )
 
 
@@ -93,11 +94,13 @@ class Volcano(_Earth):
     about = _about("volcanic eruptions", "open, NOAA", "volerup.csv", 827)
 
 
-def _read(source: Path) -> dict[str, Part]:
+def _read(source: Path) -> Iterator[Read]:
     degrees = read_events(source)
     if len(degrees) < MIN_EVENTS:
         raise missing(
-            source, f"has {len(degrees)} events; at least {MIN_EVENTS} can be split 80/10/10"
+            source,
+            f"has {len(degrees)} lines of latitude,longitude; at least {MIN_EVENTS} can be split "
+            "80/10/10",
         )
     order = np.arange(len(degrees))
     np.random.Generator(np.random.Philox(key=[0, 0])).shuffle(order)
@@ -107,7 +110,7 @@ def _read(source: Path) -> dict[str, Part]:
         "valid": points[tenth : 2 * tenth],
         "test": points[:tenth],
     }
-    return {name: {"x": x} for name, x in splits.items()}
+    yield {name: {"x": x} for name, x in splits.items()}
 
 
 def read_events(source: Path) -> Float[np.ndarray, "n 2"]:
@@ -116,10 +119,10 @@ def read_events(source: Path) -> Float[np.ndarray, "n 2"]:
     Raises:
       UserError: a later line is no latitude, longitude.
     """
-    files = Files(source)
-    if len(files.names) != 1:
-        raise missing(source, f"should be one CSV and holds {len(files.names)} files")
-    text = files.read(files.names[0]).decode("utf-8-sig", "replace")
+    entries = Files(source).entries
+    if len(entries) != 1:
+        raise missing(source, f"should be one CSV and holds {len(entries)} files")
+    text = entries[0].read().decode("utf-8-sig", "replace")
     lines = enumerate(text.splitlines(), 1)
     events = []
     for number, line in itertools.dropwhile(lambda pair: _numbers(pair[1]) is None, lines):

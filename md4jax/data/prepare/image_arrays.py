@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Iterator
 from pathlib import Path
 
 from md4jax.data.image_npz import ImageNpz
-from md4jax.data.prepare.recipe import About, ImageRecipe, Part, Piece, missing
+from md4jax.data.prepare.recipe import About, ImageRecipe, Piece, Read, missing
 from md4jax.options import UserError, option
 
 
@@ -24,7 +25,7 @@ class ImageArrays(ImageRecipe):
         home="-",
         source="an .npz with train and test [N, H, W, C], and train_labels, test_labels [N]",
         gigabytes="-",
-        train="--config=configs/own/images.py --config.data.dataset={name}",
+        train="--config=configs/own/images.py",
     )
 
     @property
@@ -42,7 +43,7 @@ class ImageArrays(ImageRecipe):
         return [functools.partial(_read, source, self.shape, self.classes)]
 
 
-def _read(source: Path, shape: tuple[int, int, int], classes: bool) -> dict[str, Part]:
+def _read(source: Path, shape: tuple[int, int, int], classes: bool) -> Iterator[Read]:
     try:
         splits = ImageNpz(path=str(source), levels=256, labels=classes).load().splits
     except UserError as error:
@@ -56,4 +57,4 @@ def _read(source: Path, shape: tuple[int, int, int], classes: bool) -> dict[str,
         found[name] = {"image": split.examples.astype("uint8")}
         if classes:
             found[name]["label"] = split.labels.astype("int64")
-    return found
+    yield found

@@ -1,8 +1,8 @@
 """Folders, zips and tars of images: one's own, LSUN's, and what the other image sets share.
 
-In a source, `train/` and `test/` (or `val/`, `valid/`, `validation/`) are the splits, if they are
-there; otherwise every `test_every`-th image in the order of the names is for testing. With classes
-the folder below that is the class, numbered in the order of the names.
+In a source, `train/`, `val/` (or `valid/`, `validation/`) and `test/` are the splits, if there is a
+`train/`; otherwise every `test_every`-th image in the order of the names is for testing. With
+classes the folder that an image lies in is its class, numbered in the order of the names.
 """
 
 from __future__ import annotations
@@ -10,23 +10,27 @@ from __future__ import annotations
 import dataclasses
 import functools
 import io
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import UInt8
 
-from md4jax.data.prepare.archives import Files
-from md4jax.data.prepare.recipe import About, ImageRecipe, Part, Piece, missing
+from md4jax.console import say
+from md4jax.data.prepare.archives import Entry, Files
+from md4jax.data.prepare.recipe import About, ImageRecipe, Part, Piece, Read, missing
 from md4jax.options import UserError, option
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
-_SPLITS = {"train": ("train", "training"), "test": ("test", "val", "valid", "validation")}
+_SPLITS = {"train": "train", "training": "train", "val": "valid", "valid": "valid",
+           "validation": "valid", "test": "test"}  # fmt: skip
 IMAGES_A_PIECE = 512
+BYTES_A_PIECE = 2**27  # Of pixels.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,7 +49,7 @@ class ImageFolder(ImageRecipe):
         home="-",
         source="a folder, zip or tar of images; train/ and test/ in it are the splits",
         gigabytes="-",
-        train="--config=configs/own/images.py --config.data.dataset={name}",
+        train="--config=configs/own/images.py",
     )
 
     @property
@@ -61,7 +65,9 @@ class ImageFolder(ImageRecipe):
     def pieces(self, source: Path) -> list[Piece]:
         """See `Recipe`."""
         change = functools.partial(square, size=self.size)
-        return image_pieces(source, change, self.packed, self.grey, self.classes, self.test_every)
+        names = split_entries(source, self.test_every)
+        labels = class_numbers(names) if self.classes else None
+        return image_pieces(names, change, self.shape, self.packed, labels)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -108,92 +114,122 @@ def square(image: Image, size: int) -> Image:
 
 
 def image_pieces(
-    source: Path,
+    entries: Mapping[str, Sequence[Entry]],
     change: Callable[[Image], Image],
-    packed: bool,
-    grey: bool = False,
-    classes: bool = False,
-    test_every: int = 0,
+    shape: tuple[int, int, int],
+    packed: bool = False,
+    labels: Mapping[str, int] | None = None,
 ) -> list[Piece]:
-    """Pieces of at most `IMAGES_A_PIECE` images of a folder or archive.
+    """Pieces of at most `IMAGES_A_PIECE` images and, if they are large, about `BYTES_A_PIECE`.
 
     Args:
+      entries: the images of each split.
       change: crops and resizes; picklable.
+      shape: of what it makes, with 1 or 3 channels.
       packed: keep them as PNG.
-      grey: one channel.
-      classes: folders are classes.
-      test_every: see `ImageFolder`.
-
-    Raises:
-      UserError: there are no images, or images outside of any class.
+      labels: the class of each, by its name.
     """
-    pieces, read = [], functools.partial(read_images, source, change, packed, grey)
-    names = split_names(source, test_every)
-    labels = class_numbers(source, names) if classes else None
-    for split, found in names.items():
-        for start in range(0, len(found), IMAGES_A_PIECE):
-            chosen = tuple(found[start : start + IMAGES_A_PIECE])
-            numbers = None if labels is None else tuple(labels[name] for name in chosen)
+    pieces, read = [], functools.partial(read_images, change, shape, packed)
+    size = max(1, min(IMAGES_A_PIECE, BYTES_A_PIECE // math.prod(shape)))
+    for split, found in entries.items():
+        for start in range(0, len(found), size):
+            chosen = tuple(found[start : start + size])
+            numbers = None if labels is None else tuple(labels[e.name] for e in chosen)
             pieces.append(functools.partial(read, split, chosen, numbers))
     return pieces
 
 
-def split_names(source: Path, test_every: int) -> dict[str, list[str]]:
-    """The names of the images of each split."""
-    names = [n for n in Files(source).names if n.lower().endswith(ENDINGS)]
-    if not names:
+def image_entries(source: Path) -> list[Entry]:
+    """The images of a folder or archive.
+
+    Raises:
+      UserError: there are none.
+    """
+    entries = [e for e in Files(source).entries if e.name.lower().endswith(ENDINGS)]
+    if not entries:
         raise missing(source, f"there are no images in it ({', '.join(ENDINGS)})")
-    folders = {name: {part.lower() for part in PurePath(name).parts[:-1]} for name in names}
-    found = {
-        split: [n for n in names if folders[n] & set(known)] for split, known in _SPLITS.items()
+    return entries
+
+
+def split_entries(source: Path, test_every: int = 0) -> dict[str, list[Entry]]:
+    """The images of each split: by folders, the outermost that says so, or by `test_every`.
+
+    Images for validation are those for testing if there are no others.
+
+    Raises:
+      UserError: there are no images.
+    """
+    entries = image_entries(source)
+    found: dict[str, list[Entry]] = {"train": [], "valid": [], "test": []}
+    for entry in entries:
+        folders = (part.lower() for part in PurePath(entry.name).parts[:-1])
+        split = next((_SPLITS[f] for f in folders if f in _SPLITS), None)
+        if split is not None:
+            found[split].append(entry)
+    if not found["train"]:
+        is_test = lambda i: test_every > 0 and i % test_every == test_every - 1
+        found = {
+            "train": [e for i, e in enumerate(entries) if not is_test(i)],
+            "test": [e for i, e in enumerate(entries) if is_test(i)],
+        }
+    elif not found["test"]:
+        found = {"train": found["train"], "test": found["valid"]}
+    unused = len(entries) - sum(map(len, found.values()))
+    if unused:
+        say(f"{source}: {unused:,} images are in no folder of a split and are left out")
+    return found
+
+
+def class_numbers(entries: Mapping[str, Sequence[Entry]]) -> dict[str, int]:
+    """The class of each image, by its folder.
+
+    Raises:
+      UserError: an image is in no folder, or in that of its split alone.
+    """
+    everything = [PurePath(entry.name) for found in entries.values() for entry in found]
+    for path in everything:
+        if path.parent.name == "" or path.parent.name.lower() in _SPLITS:
+            raise UserError(f"{path} is in no folder of its class, such as train/<class>/")
+    number = {n: i for i, n in enumerate(sorted({path.parent.name for path in everything}))}
+    return {
+        entry.name: number[PurePath(entry.name).parent.name]
+        for found in entries.values()
+        for entry in found
     }
-    if found["train"]:
-        return {split: chosen for split, chosen in found.items() if chosen}
-    is_test = lambda i: test_every > 0 and i % test_every == test_every - 1
-    split = {"train": [n for i, n in enumerate(names) if not is_test(i)]}
-    test = [n for i, n in enumerate(names) if is_test(i)]
-    return split | ({"test": test} if test else {})
-
-
-def class_numbers(source: Path, names: dict[str, list[str]]) -> dict[str, int]:
-    """The class of each image, by its folder."""
-    everything = [name for found in names.values() for name in found]
-    folders = {name: PurePath(name).parent.name for name in everything}
-    outside = next((n for n in everything if len(PurePath(n).parts) < 2), None)
-    if outside is not None:
-        raise missing(source, f"{outside} is in no folder, and --classes asks for a folder a class")
-    number = {folder: i for i, folder in enumerate(sorted(set(folders.values())))}
-    return {name: number[folder] for name, folder in folders.items()}
 
 
 def read_images(
-    source: Path,
     change: Callable[[Image], Image],
+    shape: tuple[int, int, int],
     packed: bool,
-    grey: bool,
     split: str,
-    names: Sequence[str],
+    entries: Sequence[Entry],
     labels: Sequence[int] | None = None,
-) -> dict[str, Part]:
+) -> Iterator[Read]:
     """The part of a split that these images are."""
-    files = Files(source)
-    images = [_pixels(files, name, change, grey) for name in names]
-    part: Part = {"png": [as_png(x) for x in images]} if packed else {"image": np.stack(images)}
-    return {split: part if labels is None else part | {"label": np.array(labels, np.int64)}}
+    pixels: list[Any] = [None] * len(entries)
+    # As they lie in a tar: a packed one is unpacked from its beginning to go back.
+    for i in sorted(range(len(entries)), key=lambda i: entries[i].offset or 0):
+        image = _pixels(entries[i], change, shape)
+        pixels[i] = as_png(image) if packed else image
+    part: Part = {"png": pixels} if packed else {"image": np.stack(pixels)}
+    yield {split: part if labels is None else part | {"label": np.array(labels, np.int64)}}
 
 
 def _pixels(
-    files: Files, name: str, change: Callable[[Image], Image], grey: bool
+    entry: Entry, change: Callable[[Image], Image], shape: tuple[int, int, int]
 ) -> UInt8[np.ndarray, "h w c"]:
     from PIL import Image as pil
 
-    raw = files.read(name)
+    raw = entry.read()
     try:
-        image = change(pil.open(io.BytesIO(raw)).convert("L" if grey else "RGB"))
+        image = pil.open(io.BytesIO(raw))
+        if image.mode.startswith(("I", "F")):
+            raise ValueError("more than 8 bits a channel")
+        image = change(image.convert("L" if shape[-1] == 1 else "RGB"))
     except (OSError, ValueError, SyntaxError, pil.DecompressionBombError) as error:
-        raise UserError(f"{files.source}/{name}: is no whole image: {error}") from error
-    pixels = np.asarray(image)
-    return pixels[..., None] if grey else pixels
+        raise UserError(f"{entry}: is no image that can be used: {error}") from error
+    return np.asarray(image).reshape(shape)
 
 
 def as_png(pixels: UInt8[np.ndarray, "h w c"]) -> bytes:

@@ -15,15 +15,21 @@ import dataclasses
 import functools
 import io
 import re
-import zipfile
+from collections.abc import Iterator
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from md4jax.data.prepare.archives import Files, readable
-from md4jax.data.prepare.image_folder import image_pieces, square
-from md4jax.data.prepare.recipe import About, ImageRecipe, Part, Piece, missing
+from md4jax.data.prepare.archives import Entry, Files, readable
+from md4jax.data.prepare.image_folder import (
+    class_numbers,
+    image_entries,
+    image_pieces,
+    split_entries,
+    square,
+)
+from md4jax.data.prepare.recipe import About, ImageRecipe, Piece, Read, check_labels, missing
 from md4jax.options import UserError, option
 
 if TYPE_CHECKING:
@@ -32,6 +38,7 @@ if TYPE_CHECKING:
 SIZE = 64
 _LICENCE = "for non-commercial research, after registration"
 _CLASSES = 1000
+IMAGES_A_PART = 8192
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,20 +58,13 @@ class DownsampledImagenet64(ImageRecipe):
 
     def pieces(self, source: Path) -> list[Piece]:
         """See `Recipe`."""
-        found = []
+        found = {}
         for split, name in (("train", "train_64x64"), ("test", "valid_64x64")):
             paths = [p for p in (source / name, source / f"{name}.tar") if p.exists()]
             if not paths:
                 raise missing(source, f"there is no {name} or {name}.tar in it")
-            # As they are: no folder of these says which split they are of.
-            pieces = image_pieces(paths[0], as_it_is, packed=False)
-            found += [functools.partial(_renamed, piece, split) for piece in pieces]
-        return found
-
-
-def _renamed(piece: Piece, split: str) -> dict[str, Part]:
-    (part,) = piece().values()
-    return {split: part}
+            found[split] = image_entries(paths[0])
+        return image_pieces(found, as_it_is, self.shape)
 
 
 def as_it_is(image: Image) -> Image:
@@ -84,6 +84,7 @@ class ImagenetResized64(ImageRecipe):
 
     num_classes = _CLASSES
     shape = (SIZE, SIZE, 3)
+    max_workers = 2  # Each reads 1.6 GB at once.
     about = About(
         what="ImageNet 64 x 64 x 3 of Chrabaszcz et al. 2017, 1,000 classes; lower bits/dim",
         licence=_LICENCE,
@@ -91,8 +92,7 @@ class ImagenetResized64(ImageRecipe):
         source="the folder of Imagenet64_*_npz.zip, or of the .npz files in them",
         gigabytes="16",
         counts={"train": 1_281_167, "test": 50_000},
-        train="--config=configs/iddpm/imagenet64_hybrid.py "
-        "--config.data.dataset=imagenet_resized64",
+        train="--config=configs/iddpm/imagenet64_hybrid.py",
     )
 
     def pieces(self, source: Path) -> list[Piece]:
@@ -100,34 +100,37 @@ class ImagenetResized64(ImageRecipe):
         places = [source, *sorted(source.glob("*64*_npz.zip"))] if source.is_dir() else [source]
         found = {}
         for place in places:
-            for name in Files(place).names:
-                match = re.fullmatch(r"(train_data_batch_(\d+)|val_data)\.npz", PurePath(name).name)
+            for entry in Files(place).entries:
+                name = PurePath(entry.name).name
+                match = re.fullmatch(r"(train_data_batch_([1-9]\d*)|val_data)\.npz", name)
                 if match:
-                    found[int(match[2] or 0)] = (place, name)
+                    found[int(match[2] or 0)] = entry
         if 0 not in found or len(found) < 2:
             raise missing(source, "there are no train_data_batch_1.npz ... and val_data.npz in it")
         order = [*range(1, max(found) + 1), 0]
         gap = next((i for i in order if i not in found), None)
         if gap is not None:
             raise missing(source, f"there is no train_data_batch_{gap}.npz, but a later one")
-        return [functools.partial(_read, *found[i], "train" if i else "test") for i in order]
+        return [functools.partial(_read, found[i], "train" if i else "test") for i in order]
 
 
-def _read(place: Path, name: str, split: str) -> dict[str, Part]:
-    where = f"{place}/{name}"
-    raw = Files(place).read(name)
-    with readable(where):
+def _read(entry: Entry, split: str) -> Iterator[Read]:
+    with readable(entry):
         try:
-            with np.load(io.BytesIO(raw), allow_pickle=False) as arrays:
-                pixels, labels = arrays["data"], arrays["labels"].astype(np.int64)
-        except (KeyError, zipfile.BadZipFile) as error:
-            raise UserError(f"{where}: should have the arrays data and labels: {error}") from error
+            with np.load(io.BytesIO(entry.read()), allow_pickle=False) as arrays:
+                pixels, labels = arrays["data"], arrays["labels"]
+        except KeyError as error:
+            raise UserError(f"{entry}: should have the arrays data and labels: {error}") from error
     if pixels.dtype != np.uint8 or pixels.shape != (len(labels), 3 * SIZE * SIZE):
-        raise UserError(f"{where}: data should be uint8 [N, {3 * SIZE * SIZE}], is {pixels.shape}")
-    if labels.min() < 1 or labels.max() > _CLASSES:  # They count from 1.
-        raise UserError(f"{where}: has labels from {labels.min()} to {labels.max()}, not 1 to 1000")
-    images = pixels.reshape(-1, 3, SIZE, SIZE).transpose(0, 2, 3, 1)
-    return {split: {"image": images, "label": labels - 1}}
+        raise UserError(
+            f"{entry}: data should be uint8 [{len(labels)}, {3 * SIZE * SIZE}] and is "
+            f"{pixels.dtype} {list(pixels.shape)}"
+        )
+    labels = check_labels(labels, _CLASSES, str(entry), first=1)
+    pixels = pixels.reshape(-1, 3, SIZE, SIZE).transpose(0, 2, 3, 1)
+    for start in range(0, len(labels), IMAGES_A_PART):
+        some = slice(start, start + IMAGES_A_PART)
+        yield {split: {"image": np.ascontiguousarray(pixels[some]), "label": labels[some]}}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -154,7 +157,10 @@ class Imagenet2012At64(ImageRecipe):
         """See `Recipe`."""
         change = {"area": square, "bicubic": halved_then_bicubic}[self.resize]
         change = functools.partial(change, size=SIZE)
-        return image_pieces(source, change, packed=False, classes=True)
+        entries = split_entries(source)
+        if "valid" in entries:  # Then those for testing are without classes.
+            entries = {"train": entries["train"], "test": entries["valid"]}
+        return image_pieces(entries, change, self.shape, labels=class_numbers(entries))
 
 
 def halved_then_bicubic(image: Image, size: int) -> Image:

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
 
-from md4jax.data.prepare.archives import Files
-from md4jax.data.prepare.recipe import About, Download, ImageRecipe, Part, Piece, missing
+from md4jax.data.prepare.archives import Entry, Files
+from md4jax.data.prepare.recipe import (
+    About,
+    Download,
+    ImageRecipe,
+    Piece,
+    Read,
+    check_labels,
+    missing,
+)
 from md4jax.options import UserError
 
 _HOST = "https://storage.googleapis.com/cvdf-datasets/mnist/"
@@ -62,21 +71,24 @@ class Mnist(ImageRecipe):
     def pieces(self, source: Path) -> list[Piece]:
         """One a split; see `Recipe`."""
         files = Files(source)
-        found = {split: [files.one(name) for name in names] for split, names in FILES.items()}
+        found: dict[str, list[Entry]] = {}
         for split, names in FILES.items():
-            for name, have in zip(names, found[split]):
-                if have is None:
+            for name in names:
+                entry = files.one(name, name.replace("-idx", ".idx"))  # Some unpack it so.
+                if entry is None:
                     raise missing(source, f"there is no {name}, packed or not, in it")
-        return [functools.partial(_read, source, s, *names) for s, names in found.items()]
+                found.setdefault(split, []).append(entry)
+        return [functools.partial(_read, split, *entries) for split, entries in found.items()]
 
 
-def _read(source: Path, split: str, images: str, labels: str) -> dict[str, Part]:
-    files = Files(source)
-    pixels = idx_array(files.read(images), 3, f"{source}/{images}")
-    classes = idx_array(files.read(labels), 1, f"{source}/{labels}")
+def _read(split: str, images: Entry, labels: Entry) -> Iterator[Read]:
+    pixels = idx_array(images.read(), 3, str(images))
+    classes = idx_array(labels.read(), 1, str(labels))
+    if pixels.shape[1:] != Mnist.shape[:2]:
+        raise UserError(f"{images}: has images of {pixels.shape[1:]} pixels, not 28 x 28")
     if len(pixels) != len(classes):
-        raise missing(source, f"{images} has {len(pixels)} images, {labels} {len(classes)} labels")
-    return {split: {"image": pixels[..., None], "label": classes}}
+        raise UserError(f"{images} has {len(pixels)} images, {labels} {len(classes)} labels")
+    yield {split: {"image": pixels[..., None], "label": check_labels(classes, 10, str(labels))}}
 
 
 def idx_array(raw: bytes, dimensions: int, where: str) -> UInt8[np.ndarray, "..."]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import string
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +14,8 @@ from md4jax.data.prepare.archives import Files
 from md4jax.data.prepare.recipe import (
     About,
     Download,
-    Part,
     Piece,
+    Read,
     Recipe,
     TextRecipe,
     missing,
@@ -32,8 +32,7 @@ class OneText(TextRecipe):
     """One text of your own."""
 
     tokenizer: str = option("What a token is.", "chars", one_of=TOKENIZERS)
-    vocab: str | None = option("Folder of GPT-2's vocab.bpe and encoder.json; None fetches them.",
-                               None)  # fmt: skip
+    vocab: str | None = option("Folder of GPT-2's encoder.json; None fetches it.", None)
     alphabet: str | None = option("The characters there may be; None is those of the text.", None)
     valid_fraction: float = option("Share before that, for validation.", 0.0, at_least=0,
                                    below=1)  # fmt: skip
@@ -45,38 +44,53 @@ class OneText(TextRecipe):
         home="-",
         source="a text file, packed (xz, gz, bz2, zip) or not",
         gigabytes="-",
-        train="--config=configs/own/text.py --config.data.dataset={name}",
+        train="--config=configs/own/text.py --config.data.name=tokens",
     )
 
     def made_with(self) -> Tokenizer:
         """See `TextRecipe`; the alphabet is known once the source was read."""
         if self.tokenizer == "chars":
-            return Characters(self.alphabet or "")
+            return Characters(alphabet_option(self.alphabet))
         return Bytes() if self.tokenizer == "bytes" else Gpt2(self.vocab or "")
 
     def ready(self, source: Path, fetch_vocabulary: Callable[[], Path]) -> Recipe:
         """With the alphabet of the text, if it is asked for; see `Recipe`."""
         if self.tokenizer != "chars" or self.alphabet is not None:
             return super().ready(source, fetch_vocabulary)
-        return dataclasses.replace(self, alphabet="".join(sorted(set(_text(source)))))
+        alphabet = "".join(sorted(set(_text(source))))
+        if not alphabet:
+            raise missing(source, "the text is empty")
+        return dataclasses.replace(self, alphabet=alphabet)
 
     def pieces(self, source: Path) -> list[Piece]:
         """All at once; see `Recipe`."""
+        self.made_with()  # Raises what would be found late.
         return [functools.partial(_encode, source, self)]
 
     def sizes(self, total: int, source: Path) -> dict[str, int]:
-        """Characters of each split, in the order of the text."""
-        del source
+        """Characters of each split, in the order of the text.
+
+        Raises:
+          UserError: they do not fit into the text.
+        """
+        if self.valid_fraction + self.test_fraction >= 1:
+            raise UserError(
+                f"--valid_fraction={self.valid_fraction} and --test_fraction={self.test_fraction} "
+                "leave nothing to train on"
+            )
         test, valid = int(total * self.test_fraction), int(total * self.valid_fraction)
-        sizes = {"train": total - valid - test, "valid": valid, "test": test}
-        return {name: size for name, size in sizes.items() if size}
+        if not test:
+            raise missing(
+                source, f"of {total} characters --test_fraction={self.test_fraction} is none"
+            )
+        return {"train": total - valid - test, "valid": valid, "test": test}
 
 
 def _raw(source: Path) -> bytes:
-    files = Files(source)
-    if len(files.names) != 1:
-        raise missing(source, f"should be one text and holds {len(files.names)} files")
-    return files.read(files.names[0])
+    entries = Files(source).entries
+    if len(entries) != 1:
+        raise missing(source, f"should be one text and holds {len(entries)} files")
+    return entries[0].read()
 
 
 def _text(source: Path) -> str:
@@ -98,7 +112,21 @@ def as_text(raw: bytes, where: str) -> str:
         ) from error
 
 
-def _encode(source: Path, recipe: OneText) -> dict[str, Part]:
+def alphabet_option(alphabet: str | None) -> str:
+    """The characters of `--tokenizer=chars`.
+
+    Raises:
+      UserError: there are none, or one is there twice.
+    """
+    if not alphabet:
+        raise UserError("--alphabet is missing: --tokenizer=chars needs the characters")
+    twice = next((c for c in alphabet if alphabet.count(c) > 1), None)
+    if twice is not None:
+        raise UserError(f"--alphabet={alphabet}: {twice!r} is in it more than once")
+    return alphabet
+
+
+def _encode(source: Path, recipe: OneText) -> Iterator[Read]:
     if recipe.tokenizer == "bytes":  # So that sizes are in bytes, and any file will do.
         content, encode = np.frombuffer(_raw(source), np.uint8), lambda ids, _: ids
     else:
@@ -107,7 +135,7 @@ def _encode(source: Path, recipe: OneText) -> dict[str, Part]:
     for split, size in recipe.sizes(len(content), source).items():
         ids = encode(content[start : start + size], f"--source={source}, {split}")
         parts[split], start = {"tokens": ids}, start + size
-    return parts
+    yield parts
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -164,8 +192,7 @@ class Enwik8(_Published):
         source="enwik8, packed (zip, xz, gz, bz2) or not",
         gigabytes="0.1",
         downloads=(Download("http://mattmahoney.net/dc/enwik8.zip", None, 36.0),),
-        train="--config=configs/text8/small.py --config.data.dataset=enwik8 "
-        "--config.data.tokenizer=bytes",
+        train="--config=configs/text8/small.py",
     )
 
 
@@ -189,5 +216,5 @@ class TinyShakespeare(OneText):
                 "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed", 1.1,
             ),
         ),
-        train="--config=configs/own/text.py --config.data.dataset=tiny_shakespeare",
+        train="--config=configs/own/text.py --config.data.name=tokens",
     )  # fmt: skip

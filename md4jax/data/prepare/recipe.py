@@ -13,14 +13,17 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+from jaxtyping import Int64, Integer
 
 from md4jax.data.packing import pack
-from md4jax.data.tokenizers import Gpt2, Tokenizer
+from md4jax.data.tokenizers import GPT2_FILE, Gpt2, Tokenizer
 from md4jax.options import UserError
 
-Part = dict[str, Any]  # Field -> array [n, ...], or a list of n bytes.
-Piece = Callable[[], dict[str, Part]]  # Split -> its part of the examples, in order.
+Part = Mapping[str, Any]  # Field -> array [n, ...], or a list of n bytes.
+Read = dict[str, Part]  # Split -> its part of some examples, in order.
+Piece = Callable[[], Iterator[Read]]  # In order; each small enough for memory.
 Parts = Callable[[str], Iterable[Part]]  # Split -> its parts, in order; may be asked again.
+Counts = Mapping[str, int]  # Split -> its examples; of text its tokens.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,9 +52,9 @@ class About:
       source: what `--source` takes, in words.
       gigabytes: of the prepared data.
       downloads: what is fetched if no source is given.
-      counts: examples of each split (characters of a text); None if it is not known.
-      digests: of each split's examples as `run.py` sums them; empty if they are not known.
-      train: arguments of `main.py` that train on it.
+      counts: examples of each split; None if it is not known.
+      digests: of each split's examples as `builder.py` sums them; empty if they are not known.
+      train: arguments of `main.py` that train on it, but for its name and folder.
     """
 
     what: str
@@ -60,7 +63,7 @@ class About:
     source: str
     gigabytes: str
     downloads: tuple[Download, ...] = ()
-    counts: Mapping[str, int] | None = None
+    counts: Counts | None = None
     digests: Mapping[str, str] = dataclasses.field(default_factory=dict)
     train: str = ""
 
@@ -71,10 +74,11 @@ class Recipe(abc.ABC):
 
     kind: ClassVar[str]
     about: ClassVar[About]
+    max_workers: ClassVar[int | None] = None  # Where a piece takes gigabytes of memory.
 
     @abc.abstractmethod
     def pieces(self, source: Path) -> list[Piece]:
-        """The source in pieces, in order: picklable, each small enough for memory.
+        """The source in pieces, in order; picklable, each read by one process from its beginning.
 
         Raises:
           UserError: the source is not what it should be. So does calling a piece.
@@ -89,8 +93,12 @@ class Recipe(abc.ABC):
         """The stored examples of a split."""
 
     @abc.abstractmethod
-    def metadata(self, parts: Parts, splits: Iterable[str]) -> dict[str, Any]:
+    def metadata(self, parts: Parts, counts: Counts) -> dict[str, Any]:
         """JSON-able, for `data/prepared.py` and the class that reads this kind."""
+
+    def stored(self, count: int) -> int:
+        """How many stored examples are made of as many as `counts` tells."""
+        return count
 
     def files(self) -> Mapping[str, Path]:
         """Files kept with the data, by their name there."""
@@ -101,9 +109,14 @@ class Recipe(abc.ABC):
         del source, fetch_vocabulary
         return self
 
-    def count(self, parts: Iterable[Part]) -> int:
-        """What `about.counts` counts of a split."""
-        return sum(len(next(iter(part.values()))) for part in parts)
+    def problem(self, counts: Counts) -> str | None:
+        """What is wrong with the examples that were found, if anything."""
+        if not counts.get("train"):
+            return "there is nothing in it to train on"
+        if self.about.counts is None or dict(counts) == dict(self.about.counts):
+            return None
+        words = lambda counts: ", ".join(f"{n:,} {split}" for split, n in counts.items())
+        return f"has {words(counts)} examples, and should have {words(self.about.counts)}"
 
 
 class ImageRecipe(Recipe):
@@ -140,11 +153,11 @@ class ImageRecipe(Recipe):
             for values in zip(*part.values()):
                 yield dict(zip(names, values))
 
-    def metadata(self, parts: Parts, splits: Iterable[str]) -> dict[str, Any]:
+    def metadata(self, parts: Parts, counts: Counts) -> dict[str, Any]:
         """See `Recipe`."""
         classes = self.num_classes
         if self.has_labels and classes is None:
-            classes = 1 + max(int(p["label"].max()) for name in splits for p in parts(name))
+            classes = 1 + max(int(p["label"].max()) for name in counts for p in parts(name))
         return {"shape": self.shape, "num_classes": classes, "packed": self.packed}
 
 
@@ -173,28 +186,33 @@ class TextRecipe(Recipe):
         for row in pack((part["tokens"] for part in parts), self.row_length):
             yield {"tokens": row}
 
-    def metadata(self, parts: Parts, splits: Iterable[str]) -> dict[str, Any]:
+    def stored(self, count: int) -> int:
+        """Rows, the last of which may be shorter; see `Recipe`."""
+        return -(-count // self.row_length)
+
+    def metadata(self, parts: Parts, counts: Counts) -> dict[str, Any]:
         """See `Recipe`."""
+        del parts
         tokenizer = self.made_with()
         return {
             "tokenizer": tokenizer.identity(),
             "unit": tokenizer.unit,
             "dtype": np.min_scalar_type(tokenizer.vocab_size - 1).name,
             "row_length": self.row_length,
-            "tokens": {name: self.count(parts(name)) for name in splits},
+            "tokens": dict(counts),
         }
 
     def files(self) -> Mapping[str, Path]:
-        """The vocabulary's."""
+        """GPT-2's."""
         tokenizer = self.made_with()
-        return tokenizer.files if isinstance(tokenizer, Gpt2) else {}
+        return {GPT2_FILE: tokenizer.file} if isinstance(tokenizer, Gpt2) else {}
 
     def ready(self, source: Path, fetch_vocabulary: Callable[[], Path]) -> Recipe:
-        """With the folder of GPT-2's files, fetched if none is given; see `Recipe`."""
+        """With the folder of GPT-2's file, fetched if none is given; see `Recipe`."""
         if self.tokenizer != "gpt2":
             return self
         vocab = self.vocab if self.vocab is not None else str(fetch_vocabulary())
-        Gpt2(vocab).files  # noqa: B018  Raises now what would be found late.
+        Gpt2(vocab).file  # noqa: B018  Raises now what would be found late.
         return dataclasses.replace(self, vocab=vocab)
 
 
@@ -218,10 +236,32 @@ class PointRecipe(Recipe):
             for x in part["x"]:
                 yield {"x": x}
 
-    def metadata(self, parts: Parts, splits: Iterable[str]) -> dict[str, Any]:
+    def metadata(self, parts: Parts, counts: Counts) -> dict[str, Any]:
         """See `Recipe`."""
-        del parts, splits
+        del parts, counts
         return {"domain": self.domain, "shape": self.shape}
+
+
+def check_labels(
+    labels: Integer[np.ndarray, "n"], classes: int, where: str, first: int = 0
+) -> Int64[np.ndarray, "n"]:
+    """Labels counted from 0.
+
+    Args:
+      labels: as they were read, counted from `first`.
+      classes: there are.
+      where: they are from.
+      first: of them.
+
+    Raises:
+      UserError: one is out of range.
+    """
+    if len(labels) and not first <= labels.min() <= labels.max() < first + classes:
+        raise UserError(
+            f"{where}: has labels from {labels.min()} to {labels.max()}, not {first} to "
+            f"{first + classes - 1}"
+        )
+    return labels.astype(np.int64) - first
 
 
 def missing(source: Path, wanted: str) -> UserError:

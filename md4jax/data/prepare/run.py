@@ -1,9 +1,9 @@
 """From a source to a prepared data set: piece by piece, so that no work is done twice.
 
-Under `<data_dir>/.preparing/<name>-<key>/` each piece of the source that was read is one file,
+Under `<data_dir>/.preparing/<name>-<key>/` each piece of the source that was read is one folder,
 written under another name and renamed. The key is made of the recipe, its options and the source,
-so that other options never meet parts of these. At the end the parts are written by
-tensorflow-datasets and deleted. Whatever is interrupted, the same command goes on.
+so that other options never meet parts of these. At the end the parts are joined by `builder.py` and
+deleted. Whatever is interrupted, the same command goes on.
 """
 
 from __future__ import annotations
@@ -18,18 +18,22 @@ import json
 import multiprocessing
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+import signal
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from md4jax.console import Progress, say
+from md4jax.data.prepare.archives import DAMAGE
 from md4jax.data.prepare.builder import write
 from md4jax.data.prepare.download import fetch, is_url
-from md4jax.data.prepare.recipe import Download, Part, Piece, Recipe, missing
+from md4jax.data.prepare.recipe import Counts, Download, Part, Piece, Recipe, missing
 from md4jax.data.prepared import VERSION
-from md4jax.data.tokenizers import GPT2_FILES, GPT2_URL
+from md4jax.data.tokenizers import GPT2_SHA256, GPT2_URL
 from md4jax.options import Table, UserError, options_of
 
 _WORDS = {
@@ -38,6 +42,8 @@ _WORDS = {
     errno.EROFS: "it is on a read-only disk",
     errno.EACCES: "it may not be written",
     errno.EPERM: "it may not be written",
+    errno.EEXIST: "a file is in its place",
+    errno.ENOTDIR: "a file is in its place",
 }
 
 
@@ -59,137 +65,218 @@ def prepare(
         written; what was finished before stays for the next run.
     """
     target = data_dir / name / VERSION
-    try:
+    about = {"dataset": dataset, "options": _options(recipe)}
+    with _in_one_line(data_dir):
+        if source is None and _is_made_of(target, about):
+            return _there_already(target)
         place = _source(recipe, dataset, data_dir, source)
-        recipe = recipe.ready(place, functools.partial(_vocabulary, data_dir))
-        key = _key(recipe, dataset, place)
+        about |= {"key": _key(about, place), "source": str(place.absolute())}
+        work = data_dir / ".preparing" / f"{name}-{about['key'][:16]}"
         if target.exists():
-            _check_same(target, key, name)
-            say(f"{target} is there already; nothing was done")
-            return target
-        work = data_dir / ".preparing" / f"{name}-{key[:16]}"
-        work.mkdir(parents=True, exist_ok=True)
-        with _alone(work):
-            splits = _read_pieces(recipe.pieces(place), work, workers, name)
-            _check_counts(recipe, work, splits, place)
-            about = {"dataset": dataset, "key": key, "source": str(place)}
-            parts = functools.partial(_parts, work)
-            metadata = write(recipe, name, data_dir, parts, splits, about)
-            lines = _summary(recipe, work, splits, metadata, target)
-        shutil.rmtree(work, ignore_errors=True)
-    except OSError as error:
-        if error.errno not in _WORDS:
-            raise UserError(f"{error.filename or data_dir}: {error}") from error
-        raise UserError(
-            f"--data_dir={data_dir}: {error.filename or data_dir} cannot be written: "
-            f"{_WORDS[error.errno]}; after that the same command goes on"
-        ) from error
-    say("\n".join(lines))
+            _check_same(target, about, name)
+            shutil.rmtree(work, ignore_errors=True)  # Of a run that was killed at its very end.
+            return _there_already(target)
+        recipe = recipe.ready(place, functools.partial(_vocabulary, data_dir))
+        with _alone(data_dir, name):
+            if target.exists():  # By now.
+                _check_same(target, about, name)
+                return _there_already(target)
+            try:
+                counts = _make(recipe, name, data_dir, place, work, about, workers)
+            finally:
+                if not any(work.glob("*-of-*")):  # Nothing that the next run could use.
+                    shutil.rmtree(work, ignore_errors=True)
+            for unused in work.parent.glob(f"{name}-*"):  # Parts with options given up since.
+                shutil.rmtree(unused, ignore_errors=True)
+    say("\n".join(_summary(recipe, dataset, counts, target)))
     return target
 
 
+def _make(
+    recipe: Recipe, name: str, data_dir: Path, place: Path, work: Path, about: Mapping, workers: int
+) -> Counts:
+    pieces = recipe.pieces(place)
+    work.mkdir(parents=True, exist_ok=True)
+    files = _read_pieces(pieces, work, min(workers, recipe.max_workers or workers), name)
+    counts = _counts(files)
+    problem = recipe.problem(counts)
+    if problem is not None:
+        shutil.rmtree(work)  # They are of a source or options that are to be mended.
+        raise missing(place, problem)
+    write(recipe, name, data_dir, functools.partial(_parts, files), counts, about)
+    return counts
+
+
+def _there_already(target: Path) -> Path:
+    say(f"{target} is there already; nothing was done")
+    return target
+
+
+@contextlib.contextmanager
+def _in_one_line(data_dir: Path) -> Iterator[None]:
+    """What is wrong with a file or its disk, and what an interrupted run has to say."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("the same command goes on") from None
+    except OSError as error:
+        path = Path(error.filename or data_dir)
+        if not path.absolute().is_relative_to(data_dir.absolute()):
+            raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+        words = _WORDS.get(error.errno, error.strerror or str(error))
+        raise UserError(
+            f"--data_dir={data_dir}: {path} cannot be written: {words}; after that is mended the "
+            "same command goes on"
+        ) from error
+
+
+def _options(recipe: Recipe) -> dict[str, Any]:
+    """What fixes the result; `vocab` is where a file is whose content is known."""
+    return {name: getattr(recipe, name) for name in options_of(type(recipe)) if name != "vocab"}
+
+
 def _source(recipe: Recipe, dataset: str, data_dir: Path, source: str | None) -> Path:
+    downloads = data_dir / "downloads"
     if source is None:
         if not recipe.about.downloads:
             raise UserError(
                 f"--source is missing: {dataset} is not offered for download; give "
                 f"{recipe.about.source} ({recipe.about.home})"
             )
-        folder = data_dir / "downloads" / dataset
-        files = [fetch(download, folder) for download in recipe.about.downloads]
-        return files[0] if len(files) == 1 else folder
-    if is_url(source):
-        return fetch(Download(source), data_dir / "downloads" / dataset)
+        files = [fetch(download, downloads / dataset) for download in recipe.about.downloads]
+        return files[0] if len(files) == 1 else downloads / dataset
+    if is_url(source):  # Two may have the same name at their ends.
+        return fetch(Download(source), downloads / hashlib.sha256(source.encode()).hexdigest()[:16])
     place = Path(source).expanduser()
     if not place.exists():
         raise missing(place, f"no such file or folder; {dataset} takes {recipe.about.source}")
+    if data_dir.resolve().is_relative_to(place.resolve()):
+        raise missing(place, f"--data_dir={data_dir} is in it; choose another outside of it")
     return place
 
 
 def _vocabulary(data_dir: Path) -> Path:
-    folder = data_dir / "downloads" / "gpt2"
-    for name, (_, sha256) in GPT2_FILES.items():
-        fetch(Download(GPT2_URL + name, sha256), folder)
-    return folder
+    return fetch(Download(GPT2_URL, GPT2_SHA256), data_dir / "downloads" / "gpt2").parent
 
 
-def _key(recipe: Recipe, dataset: str, source: Path) -> str:
+def _key(about: Mapping[str, Any], source: Path) -> str:
     """What fixes the result: the recipe, its options, the files of the source and their sizes."""
-    options = {name: getattr(recipe, name) for name in options_of(type(recipe)) if name != "vocab"}
     files = [source] if source.is_file() else sorted(p for p in source.rglob("*") if p.is_file())
     sizes = [(p.name if p == source else str(p.relative_to(source)), p.stat().st_size)
              for p in files]  # fmt: skip
-    words = json.dumps([VERSION, dataset, options, sizes], sort_keys=True)
+    words = json.dumps([VERSION, about["dataset"], about["options"], sizes], sort_keys=True)
     return hashlib.sha256(words.encode()).hexdigest()
 
 
-def _check_same(target: Path, key: str, name: str) -> None:
-    try:
-        found = json.loads((target / "metadata.json").read_text()).get("key")
-    except (OSError, ValueError) as error:
-        raise UserError(f"{target} is there, but was not written by prepare_data.py") from error
-    if found != key:
+def _is_made_of(target: Path, about: Mapping[str, Any]) -> bool:
+    """Whether a data set is there already and was made by this recipe with these options."""
+    return target.exists() and all(_metadata(target).get(k) == v for k, v in about.items())
+
+
+def _check_same(target: Path, about: Mapping[str, Any], name: str) -> None:
+    if _metadata(target).get("key") != about["key"]:
         raise UserError(
             f"--name={name}: {target} was made from another source or with other options; give "
             "another --name, or delete that folder"
         )
 
 
+def _metadata(target: Path) -> dict[str, Any]:
+    try:
+        return json.loads((target / "metadata.json").read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{target} was not written by prepare_data.py or is damaged; give another --name, or "
+            "delete that folder"
+        ) from error
+
+
 @contextlib.contextmanager
-def _alone(work: Path) -> Iterator[None]:
-    """Keeps two runs from the same parts."""
-    with (work / "lock").open("w") as file:
+def _alone(data_dir: Path, name: str) -> Iterator[None]:
+    """Keeps two runs from making the same data set; the file it leaves has no content."""
+    path = data_dir / ".preparing" / f"{name}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise UserError(f"{work}: another prepare_data.py is at work on it") from error
-        try:
-            yield
-        finally:
-            if not any(work.glob("*.npz")):  # Nothing that the next run could use.
-                shutil.rmtree(work, ignore_errors=True)
+            raise UserError(
+                f"--name={name}: another prepare_data.py is at work on it in {data_dir}"
+            ) from error
+        except OSError:  # Some clusters' disks have no locks.
+            pass
+        yield
 
 
-def _read_pieces(pieces: Sequence[Piece], work: Path, workers: int, name: str) -> list[str]:
-    """Reads the pieces that are not there yet; the splits there are, "train" first."""
-    paths = [work / f"{number:06d}.npz" for number in range(len(pieces))]
+def _read_pieces(pieces: Sequence[Piece], work: Path, workers: int, name: str) -> list[Path]:
+    """Reads the pieces that are not there yet; the files of all of them, in order."""
+    total = len(pieces)
+    for left in work.glob("*.part"):  # Of a run that was killed.
+        shutil.rmtree(left, ignore_errors=True)
+    paths = [work / f"{number:06d}-of-{total:06d}" for number in range(total)]
     left = [(piece, path) for piece, path in zip(pieces, paths) if not path.exists()]
     progress = Progress(f"reading {name}, piece", len(left))
-    if len(left) < len(pieces):
-        say(f"{name}: {len(pieces) - len(left)} of {len(pieces)} pieces were read before")
+    if len(left) < total:
+        say(f"{name}: {total - len(left)} of {total} pieces were read before")
     if min(workers, len(left)) <= 1:
         for number, (piece, path) in enumerate(left, 1):
             _store(piece, path)
             progress.update(number)
     else:
         _read_together(left, workers, progress)
-    found = {split for path in paths for split in _splits(path)}
-    return [split for split in ("train", "valid", "test") if split in found]
+    return [file for path in paths for file in sorted(path.iterdir())]
 
 
 def _read_together(left: list[tuple[Piece, Path]], workers: int, progress: Progress) -> None:
-    context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(min(workers, len(left)), context) as pool:
-        jobs = [pool.submit(_store, piece, path) for piece, path in left]
+    context, others = multiprocessing.get_context("spawn"), set(multiprocessing.active_children())
+    with concurrent.futures.ProcessPoolExecutor(
+        min(workers, len(left)), context, initializer=_follow_parent
+    ) as pool:
         try:
+            jobs = [pool.submit(_store, piece, path) for piece, path in left]
             for number, job in enumerate(concurrent.futures.as_completed(jobs), 1):
                 job.result()
                 progress.update(number)
-        except BaseException:
+        except BaseException as error:
             pool.shutdown(wait=False, cancel_futures=True)
+            for process in set(multiprocessing.active_children()) - others:
+                process.terminate()
+            if isinstance(error, BrokenProcessPool):
+                raise UserError(
+                    "a process that read a piece was killed, perhaps as memory was short; the same "
+                    "command with fewer --workers goes on"
+                ) from error
             raise
+
+
+def _follow_parent() -> None:
+    """In a process that reads pieces: ends with the one that started it, however that ends."""
+
+    def follow() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to tell of.
+    threading.Thread(target=follow, daemon=True).start()
 
 
 def _store(piece: Piece, path: Path) -> None:
     """Reads a piece and writes it; the name is there only once all of it is."""
-    arrays = {}
-    for split, part in piece().items():
-        for field, values in part.items():
-            arrays |= _as_arrays(f"{split}/{field}", values)
-    partial = path.with_suffix(".part")
-    with partial.open("wb") as file:
-        np.savez(file, **arrays)
-    os.replace(partial, path)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.part")
+    partial.mkdir()
+    try:
+        for number, found in enumerate(piece()):
+            arrays = {}
+            for split, part in found.items():
+                for field, values in part.items():
+                    arrays |= _as_arrays(f"{split}/{field}", values)
+            with (partial / f"{number:06d}.npz").open("wb") as file:
+                np.savez(file, **arrays)
+                file.flush()
+                os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _as_arrays(name: str, values: Any) -> dict[str, np.ndarray]:
@@ -197,55 +284,71 @@ def _as_arrays(name: str, values: Any) -> dict[str, np.ndarray]:
     if isinstance(values, np.ndarray):
         return {name: values}
     joined = np.frombuffer(b"".join(values), np.uint8)
-    return {f"{name}/bytes": joined, f"{name}/lengths": np.array([len(v) for v in values])}
+    lengths = np.array([len(v) for v in values], np.int64)
+    return {f"{name}/lengths": lengths, f"{name}/joined": joined}
 
 
-def _splits(path: Path) -> set[str]:
-    with np.load(path) as arrays:
-        return {name.split("/")[0] for name in arrays.files}
+class _Stored(Mapping):
+    """The part of a split in a file, whose fields are read when they are asked for."""
+
+    def __init__(self, arrays: np.lib.npyio.NpzFile, split: str):
+        self._arrays, self._split = arrays, split
+        names = [name.split("/") for name in arrays.files]
+        self._fields = list(dict.fromkeys(name[1] for name in names if name[0] == split))
+
+    def __getitem__(self, field: str) -> Any:
+        name = f"{self._split}/{field}"
+        if name in self._arrays.files:
+            return self._arrays[name]
+        lengths = self._arrays[f"{name}/lengths"]
+        joined = self._arrays[f"{name}/joined"].tobytes()
+        return [joined[b - n : b] for b, n in zip(np.cumsum(lengths).tolist(), lengths.tolist())]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._fields)
+
+    def __len__(self) -> int:
+        return len(self._fields)
 
 
-def _parts(work: Path, split: str) -> Iterator[Part]:
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[np.lib.npyio.NpzFile]:
+    try:
+        arrays = np.load(path)
+    except DAMAGE as error:
+        raise UserError(
+            f"{path} is damaged; delete {path.parent}, and the same command reads that piece again"
+        ) from error
+    with arrays:
+        yield arrays
+
+
+def _parts(files: Sequence[Path], split: str) -> Iterator[Part]:
     """The parts of a split, in the order of the pieces."""
-    for path in sorted(work.glob("*.npz")):
-        with np.load(path) as arrays:
-            names = [name for name in arrays.files if name.split("/")[0] == split]
-            if names:
-                yield _as_part({name: arrays[name] for name in names})
+    for path in files:
+        with _opened(path) as arrays:
+            part = _Stored(arrays, split)
+            if part:
+                yield part
 
 
-def _as_part(arrays: dict[str, np.ndarray]) -> Part:
-    part: Part = {}
-    for name, values in arrays.items():
-        _, field, *kind = name.split("/")
-        if not kind:
-            part[field] = values
-        elif kind == ["lengths"]:
-            stops = np.cumsum(values)
-            joined = arrays[name.removesuffix("lengths") + "bytes"].tobytes()
-            part[field] = [joined[a - n : a] for a, n in zip(stops.tolist(), values.tolist())]
-    return part
+def _counts(files: Sequence[Path]) -> dict[str, int]:
+    """The examples of each split there is, "train" first, of what NumPy's headers say."""
+    counts = {"train": 0, "valid": 0, "test": 0}
+    for path in files:
+        with _opened(path) as arrays:
+            first = {name.split("/")[0]: name for name in reversed(arrays.files)}
+            for split, name in first.items():
+                with arrays.zip.open(f"{name}.npy") as file:
+                    np.lib.format.read_magic(file)
+                    counts[split] += np.lib.format.read_array_header_1_0(file)[0][0]
+    return {split: count for split, count in counts.items() if count}
 
 
-def _check_counts(recipe: Recipe, work: Path, splits: Sequence[str], source: Path) -> None:
-    expected = recipe.about.counts
-    if expected is None:
-        return
-    found = {split: recipe.count(_parts(work, split)) for split in splits}
-    if found != dict(expected):
-        for path in work.glob("*.npz"):  # They are of a source that is to be mended.
-            path.unlink()
-        words = lambda counts: ", ".join(f"{n:,} {split}" for split, n in counts.items())
-        raise missing(source, f"has {words(found)} examples, and should have {words(expected)}")
-
-
-def _summary(
-    recipe: Recipe, work: Path, splits: Sequence[str], metadata: dict[str, Any], target: Path
-) -> list[str]:
-    lines = []
-    for split in splits:
-        count = recipe.count(_parts(work, split))
-        unit = f"{metadata['unit']}s" if "unit" in metadata else "examples"
+def _summary(recipe: Recipe, dataset: str, counts: Counts, target: Path) -> list[str]:
+    name, data_dir, metadata = target.parent.name, target.parent.parent, _metadata(target)
+    unit, lines = f"{metadata.get('unit', 'example')}s", []
+    for split, count in counts.items():
         known = recipe.about.digests.get(split)
         checked = "" if known is None else (
             "; content as published" if known == metadata["digests"][split]
@@ -253,12 +356,11 @@ def _summary(
         )  # fmt: skip
         lines.append(f"{split}: {count:,} {unit}{checked}")
     size = sum(p.stat().st_size for p in target.iterdir())
-    name, data_dir = target.parent.name, target.parent.parent
     lines.append(f"done: {target} ({size / 1e6:,.1f} MB)")
-    lines.append(
-        f"train: python main.py {recipe.about.train.format(name=name)} "
-        f"--config.data.data_dir={data_dir} --workdir=/tmp/md4jax/{name}"
-    )
+    train = f"train: python main.py {recipe.about.train} --config.data.dataset={name}"
+    if "tokenizer" in metadata:
+        train += f" --config.data.tokenizer={metadata['tokenizer']['kind']}"
+    lines.append(f"{train} --config.data.data_dir={data_dir} --workdir=/tmp/md4jax/{name}")
     return lines
 
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import dataclasses
 import functools
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from md4jax.data.prepare.archives import Files
+from md4jax.data.prepare.archives import Entry, Files
 from md4jax.data.prepare.documents import ManyTexts
 from md4jax.data.prepare.one_text import as_text
-from md4jax.data.prepare.recipe import About, Part, Piece, missing
+from md4jax.data.prepare.recipe import About, Piece, Read, missing
 
 FILES = {
     "train": ("wiki.train.tokens", "train.txt"),
@@ -33,8 +34,7 @@ class Wikitext2(ManyTexts):
         source="the folder of wiki.{train,valid,test}.tokens or {train,valid,test}.txt, packed or "
         "not",
         gigabytes="0.01",
-        train="--config=configs/own/text.py --config.data.dataset=wikitext2 "
-        "--config.data.tokenizer=gpt2",
+        train="--config=configs/own/text.py --config.data.name=tokens",
     )
 
     def pieces(self, source: Path) -> list[Piece]:
@@ -44,13 +44,12 @@ class Wikitext2(ManyTexts):
             found[split] = files.one(*names)
             if found[split] is None:
                 raise missing(source, f"there is no {' or '.join(names)}, packed or not, in it")
-        return [functools.partial(_encode, source, name, s, self) for s, name in found.items()]
+        self.made_with()  # Raises what would be found late.
+        return [functools.partial(_encode, entry, s, self) for s, entry in found.items()]
 
 
-def _encode(source: Path, name: str, split: str, recipe: Wikitext2) -> dict[str, Part]:
-    tokenizer, where = recipe.made_with(), f"{source}/{name}"
-    ids = []
-    for article in _TITLE.split(as_text(Files(source).read(name), where)):
-        if article.strip():
-            ids += [tokenizer.encode(article, where), np.array([tokenizer.end_of_text], np.uint32)]
-    return {split: {"tokens": np.concatenate(ids).astype(ids[0].dtype)}}
+def _encode(entry: Entry, split: str, recipe: Wikitext2) -> Iterator[Read]:
+    tokenizer, end = recipe.made_with(), recipe.end()
+    articles = _TITLE.split(as_text(entry.read(), str(entry)))
+    ids = [x for a in articles if a.strip() for x in (tokenizer.encode(a, str(entry)), end)]
+    yield {split: {"tokens": np.concatenate([end[:0], *ids])}}
