@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePath
-from typing import IO, Any
+from typing import Any
 
 from md4jax.options import UserError
 
@@ -34,7 +34,7 @@ def readable(path: object) -> Iterator[None]:
         raise UserError(f"{path}: cannot be read, perhaps cut short or damaged: {words}") from error
 
 
-def unpacking(file: IO[bytes]) -> IO[bytes]:
+def unpacking(file: io.BufferedIOBase) -> io.BufferedIOBase:
     """The content of a seekable file, unpacked if its first bytes say xz, gzip or bzip2."""
     start = file.read(6)
     file.seek(0)
@@ -79,7 +79,7 @@ class Entry:
         """Where it is as a file of its own; None within an archive."""
         return self.source / self.name if self.source.is_dir() else None
 
-    def open(self) -> IO[bytes]:
+    def open(self) -> io.BufferedIOBase:
         """Its content from the beginning, unpacked; reading it may raise what is in `DAMAGE`."""
         if self.path is not None:
             return unpacking(self.path.open("rb"))

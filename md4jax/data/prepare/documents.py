@@ -6,7 +6,6 @@ piece is for testing, whole: no text is trained on that continues in the test sp
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import io
@@ -211,7 +210,7 @@ def _parquet_readers(entry: Entry, field: str) -> list[Callable[[], Iterator[str
 
     if entry.path is None:
         raise missing(entry.source, f"{entry.name} is parquet within an archive: unpack it first")
-    with _parquet_errors(entry.path):
+    with readable(entry.path):
         file = parquet.ParquetFile(entry.path)
     if field not in file.schema_arrow.names:
         raise UserError(
@@ -225,24 +224,13 @@ def _parquet_readers(entry: Entry, field: str) -> list[Callable[[], Iterator[str
 def _parquet_rows(path: Path, groups: Sequence[int], field: str) -> Iterator[str]:
     import pyarrow.parquet as parquet
 
-    with _parquet_errors(path), parquet.ParquetFile(path) as file:
+    with readable(path), parquet.ParquetFile(path) as file:
         for batch in file.iter_batches(1024, row_groups=groups, columns=[field]):
             for text in batch.column(0).to_pylist():
                 if text is not None and not isinstance(text, str):
                     raise UserError(f"--field={field}: {path} has {type(text).__name__} in it")
                 if text:
                     yield text
-
-
-@contextlib.contextmanager
-def _parquet_errors(path: Path) -> Iterator[None]:
-    import pyarrow
-
-    try:
-        with readable(path):
-            yield
-    except pyarrow.ArrowException as error:
-        raise UserError(f"{path}: cannot be read as parquet: {error}") from error
 
 
 def _json_range(path: Path, start: int, field: str) -> Iterator[str]:

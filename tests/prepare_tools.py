@@ -1,0 +1,89 @@
+"""What the tests of prepare_data.py share: prepare a small source, and read all of it again."""
+
+import dataclasses
+import pathlib
+import tarfile
+import zipfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from md4jax.data.images import Images
+from md4jax.data.prepare.run import prepare
+from md4jax.data.tokens import Tokens
+from md4jax.options import UserError
+
+RNG = np.random.default_rng(0)
+
+
+def pixels(*shape):
+    return RNG.integers(256, size=shape, dtype=np.uint8)
+
+
+def save(path, image):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(image).save(path)
+    return image
+
+
+def pack_tar(path, folder, mode="w"):
+    with tarfile.open(path, mode) as archive:
+        archive.add(folder, folder.name)
+    return path
+
+
+def pack_zip(path, folder):
+    with zipfile.ZipFile(path, "w") as archive:
+        for file in folder.rglob("*"):
+            archive.write(file, file.relative_to(folder.parent))
+    return path
+
+
+def counting(monkeypatch, recipe, **counts):
+    """The recipe, its published counts replaced; none are checked if none are given."""
+    about = dataclasses.replace(type(recipe).about, counts=counts or None)
+    monkeypatch.setattr(type(recipe), "about", about)
+    return recipe
+
+
+def make(recipe, source, folder, name="made", workers=1) -> pathlib.Path:
+    """Prepares `<folder>/<name>`."""
+    return prepare(recipe, name, folder, None if source is None else str(source), name, workers)
+
+
+def refused(recipe, source, folder, **options) -> str:
+    """The one line that there is instead of data."""
+    with pytest.raises(UserError) as error:
+        make(recipe, source, folder, **options)
+    assert "\n" not in str(error.value)
+    assert not list(folder.glob("*/1.0.0"))
+    return str(error.value)
+
+
+def everything(split) -> dict[str, np.ndarray]:
+    return split.gather(np.arange(len(split)))
+
+
+def images(recipe, source, folder, name="made") -> dict[str, dict[str, np.ndarray]]:
+    """Prepares images and reads all of each split, with labels where there are any."""
+    make(recipe, source, folder, name)
+    data = Images(dataset=name, data_dir=str(folder), labels=recipe.has_labels).load()
+    assert data.spec.shape == recipe.shape
+    return {split: everything(rows) for split, rows in data.splits.items()}
+
+
+def tokens(recipe, source, folder, name="made"):
+    """Prepares text and reads it: the data set, and the tokens of each split."""
+    make(recipe, source, folder, name)
+    data = Tokens(dataset=name, data_dir=str(folder), tokenizer=recipe.tokenizer, length=1).load()
+    return data, {split: rows.tokens for split, rows in data.splits.items()}
+
+
+def documents(data, ids) -> list[str]:
+    """The documents that were joined into a split."""
+    end = data.spec.vocab_size - 1
+    assert ids[-1] == end
+    return [data.to_text(part[part != end]) for part in np.split(ids, np.flatnonzero(ids == end))][
+        :-1
+    ]
