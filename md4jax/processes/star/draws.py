@@ -39,13 +39,19 @@ from md4jax.typing import Keys
 LARGE = 50.0  # a above which (3) is used as a series. Both sides are within 1e-3 of it there.
 
 
+def normal_score(u: Float[Array, "*s"], rest: Float[Array, "*s"]) -> Float[Array, "*s"]:
+    """The x whose normal distribution function is u, rest = 1 - u; between -5.4 and 5.4."""
+    # The next float is 1.
+    return math.sqrt(2) * jax.lax.erf_inv(jnp.clip(u - rest, -1 + 2.0**-24, 1 - 2.0**-24))
+
+
 def _normal(keys: Keys, shape: tuple[int, ...]) -> Array:
     """N(0, 1) `[b, *shape]`."""
     draw = lambda key: jax.random.normal(key, (math.prod(shape),), jnp.float32)
     return jax.vmap(draw)(keys).reshape(len(keys), *shape)
 
 
-def _uniforms(
+def uniforms(
     keys: Keys, number: int | Int[Array, ""], count: int, shape: tuple[int, ...]
 ) -> list[tuple[Array, Array]]:
     """`count` pairs of u and 1 - u `[b, *shape]`, of 32 bits: at least 2^-33, exact if small."""
@@ -73,8 +79,8 @@ def _until_accepted(
     # in two ways: an array of what is done beside it could say done where no value was taken.
     def one_round(state):
         number, value, log_left = state
-        *uniforms, (u, _) = _uniforms(keys, number, count + 1, value.shape[1:])
-        proposed, log_accept = propose(*uniforms)
+        *pairs, (u, _) = uniforms(keys, number, count + 1, value.shape[1:])
+        proposed, log_accept = propose(*pairs)
         log_u = jnp.log(u)
         left = jnp.minimum(log_u - jnp.minimum(log_accept, 0), 0)
         return (
@@ -121,8 +127,7 @@ def _log_over_mean(keys: Keys, a: Float[Array, "b *s"]) -> Float[Array, "b *s"]:
 
     def propose(pair):
         u, rest = pair
-        # An x of 5.4 at most: the next float is 1.
-        x = math.sqrt(2) * jax.lax.erf_inv(jnp.clip(u - rest, -1 + 2.0**-24, 1 - 2.0**-24))
+        x = normal_score(u, rest)
         y = c * x
         inside = y > -1
         log_v = 3 * jnp.log1p(jnp.where(inside, y, 0.0))
@@ -180,10 +185,11 @@ def bartlett(
     return on_diagonal.at[..., rows, columns].set(normals)
 
 
-def _sphere_inverse(keys: Keys, kappa: Array) -> Array:
-    """Equation (4) for k = 3; has a gradient by kappa."""
+def sphere_excess(
+    u: Float[Array, "*s"], rest: Float[Array, "*s"], kappa: Float[Array, "*s"]
+) -> Float[Array, "*s"]:
+    """Equation (4) for k = 3, of a uniform u and rest = 1 - u; has a gradient by kappa."""
     kappa = jnp.maximum(kappa, 1e-30)  # 0 / 0 at 0. The limit, 2 u, is reached long before.
-    ((u, rest),) = _uniforms(keys, 0, 1, kappa.shape[1:])
     share = -jnp.expm1(-2 * kappa)
     small = u * share < 0.5
     # The logarithm of 1 - u share, which is 1 - u + u e^(-2 kappa): no digits are lost in either.
@@ -222,24 +228,32 @@ def cosine_excess(keys: Keys, kappa: Float[Array, "b *s"], k: int) -> Float[Arra
     k = 3; else kappa counts as a constant.
     """
     if k == 3:
-        return _sphere_inverse(keys, kappa)
+        ((u, rest),) = uniforms(keys, 0, 1, kappa.shape[1:])
+        return sphere_excess(u, rest, kappa)
     return _sphere_rejection(keys, jax.lax.stop_gradient(kappa), k)
 
 
 def around(
     keys: Keys, mean: Float[Array, "b *s k"], excess: Float[Array, "b *s"]
 ) -> Float[Array, "b *s k"]:
-    """Unit vectors at 1 - cos(angle) = `excess` from the unit vectors `mean`, any way around.
-
-    The direction is uniform among the first k - 1 axes, and the reflection that takes the last
-    axis to the mean (or away from it, which is further and so more exact) takes it to the tangent
-    space.
-    """
+    """Unit vectors at 1 - cos(angle) = `excess` from the unit vectors `mean`, any way around."""
     k = mean.shape[-1]
     direction = _normal(keys, (*mean.shape[1:-1], k - 1))
     # A normal draw may be 0.
     direction = direction.at[..., 0].add(jnp.where((direction == 0).all(-1), 1.0, 0.0))
     direction = direction / jnp.linalg.norm(direction, axis=-1, keepdims=True)
+    return aside(mean, direction, excess)
+
+
+def aside(
+    mean: Float[Array, "b *s k"], direction: Float[Array, "b *s k1"], excess: Float[Array, "b *s"]
+) -> Float[Array, "b *s k"]:
+    """Unit vectors at 1 - cos(angle) = `excess` from the unit vectors `mean`, in a direction.
+
+    The direction is a unit vector among the first k - 1 axes, and the reflection that takes the
+    last axis to the mean (or away from it, which is further and so more exact) takes it to the
+    tangent space.
+    """
     side = jnp.where(mean[..., -1:] < 0, -1.0, 1.0)
     rest, last = mean[..., :-1], mean[..., -1:]
     along = (rest * direction).sum(-1, keepdims=True)

@@ -31,9 +31,9 @@ from jaxtyping import Array, Float, Float32, Float64, Int
 from scipy import special
 
 from md4jax.console import Progress
-from md4jax.processes.gaussian_math import standard_normal
 from md4jax.processes.star import table_cache
 from md4jax.processes.star.beta_tail import SCORES
+from md4jax.processes.star.draws import aside, normal_score, sphere_excess, uniforms
 from md4jax.processes.star.quantile_table import per_entry, read_curve
 from md4jax.typing import Keys
 
@@ -127,19 +127,36 @@ def load(
     return jnp.asarray(table_cache.cached(folder, parameters, make)["quantiles"])
 
 
-def draw_radius(
+def radius(
+    table: Float[Array, "T nodes"], step: Int[Array, "b"], score: Float[Array, "b *s"]
+) -> Float[Array, "b *s"]:
+    """|G_t|.
+
+    Args:
+      table: of `build`.
+      step: t in 1, ..., T.
+      score: N(0, 1).
+    """
+    return jnp.maximum(read_curve(table, per_entry(step - 1, score.shape[1:]), score), 0)
+
+
+def draw(
     keys: Keys,
     table: Float[Array, "T nodes"],
     step: Int[Array, "b"],
-    shape: tuple[int, ...],
-) -> Float[Array, "b *s"]:
-    """|G_t| `[b, *shape]`.
+    mean: Float[Array, "b *s 3"],
+) -> Float[Array, "b *s 3"]:
+    """G_t: its length, then a direction from von Mises-Fisher.
 
     Args:
-      keys: one an example; with its step they decide its draw.
+      keys: one an example; with its step and mean they decide its draw.
       table: of `build`.
       step: t in 1, ..., T.
-      shape: of the draws of one example.
+      mean: x0.
     """
-    lengths = read_curve(table, per_entry(step - 1, shape), standard_normal(keys, shape))
-    return jnp.maximum(lengths, 0)
+    # Three uniforms of one call: calls, not their length, are what takes time.
+    of_length, of_cosine, (of_angle, _) = uniforms(keys, 0, 3, mean.shape[1:-1])
+    r = radius(table, step, normal_score(*of_length))
+    angle = 2 * np.pi * of_angle
+    direction = jnp.stack([jnp.cos(angle), jnp.sin(angle)], axis=-1)
+    return r[..., None] * aside(mean, direction, sphere_excess(*of_cosine, r))

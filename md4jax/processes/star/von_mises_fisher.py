@@ -23,7 +23,7 @@ from scipy.special import gammaln, ive
 from md4jax.options import UserError, option
 from md4jax.processes.base import DataSpec, process_class
 from md4jax.processes.star import radius_tail
-from md4jax.processes.star.draws import around, cosine_excess, von_mises_fisher
+from md4jax.processes.star.draws import von_mises_fisher
 from md4jax.processes.star.family import Point, Statistic, Step, on_domain
 from md4jax.processes.star.schedules import check_monotone, vmf_kappa
 from md4jax.processes.star_shaped import StarShaped
@@ -102,11 +102,7 @@ class StarVonMisesFisher(StarShaped):
 
     def table_tail(self, keys: Keys, x0: Data, step: Step) -> Statistic:
         """The length from its table, then the direction."""
-        point = self.point(x0)
-        split = jax.vmap(lambda key: jax.random.split(key, 3))(keys)
-        radius_keys, excess_keys, keys = jnp.unstack(split, axis=1)
-        r = radius_tail.draw_radius(radius_keys, self.statistics["radius"], step, point.shape[1:-1])
-        return r[..., None] * around(keys, point, cosine_excess(excess_keys, r, 3))
+        return radius_tail.draw(keys, self.statistics["radius"], step, self.point(x0))
 
     def moments(self, point: Point, step: Step) -> tuple[Statistic, Statistic]:
         k = point.shape[-1]
