@@ -15,6 +15,7 @@ from md4jax.options import UserError
 
 POINTS = {name: spec for name, (spec, _, _) in FAMILIES.items() if spec.domain}
 OPTIONS = {
+    "star_dirichlet": {"exact_terms": 2},
     "star_von_mises": {"loss": "rescaled"},
     "star_von_mises_fisher": {"tail": "exact", "loss": "rescaled"},
     "star_wishart": {"tail": "draws"},

@@ -2,6 +2,8 @@ r"""Star-shaped categorical laws: tokens (arXiv:2302.05259, table 1 and section 
 
   (1)  q(x_s | x0) = Cat(p_s),   p_s = k_s x0 + (1 - k_s) / V,   x0 one-hot, or a prediction
   (2)  A_s T(x) = w_s x (one-hot),   w_s = log(1 + V k_s / (1 - k_s))
+  (3)  of x0 a one-hot Cov x_s = k (1 - k) d d^T + (1 - k) (I - 1 1^T / V) / V,   d = x0 - 1 / V,
+       and of a prediction that and k (diag x0 - x0 x0^T)
 
 k_s is the probability that a token is kept; otherwise it is drawn evenly from all V. Up to a number
 that all tokens share, G_t is log p(x_t, ..., x_T | x0 = v) for each v: with a log prior it is the
@@ -16,17 +18,19 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Float64
+from jaxtyping import Array, Float, Float64, Int
 
+from md4jax import rng
 from md4jax.options import UserError, option
 from md4jax.processes.base import DataSpec, process_class
+from md4jax.processes.gaussian_math import standard_normal
 from md4jax.processes.star.family import Point, Statistic, Step, sum_all
+from md4jax.processes.star.remainder import root, sum_terms, tail_sums
 from md4jax.processes.star.schedules import (
     categorical_keep,
     categorical_keep_closed_form,
     check_monotone,
 )
-from md4jax.processes.star.segments import sum_segments
 from md4jax.processes.star.special import categorical_kl
 from md4jax.processes.star_shaped import StarShaped
 from md4jax.typing import Data, Keys, PyTree, Time, Tokens
@@ -60,6 +64,7 @@ class StarCategorical(StarShaped):
     )
 
     event_ndim = 1
+    has_remainder = True
 
     def bind(self, data: DataSpec) -> StarShaped:
         if data.vocab_size is None or data.unit == "dim":
@@ -118,17 +123,18 @@ class StarCategorical(StarShaped):
         return output[..., 0].astype(jnp.float32)
 
     def prepare(self, point: Point) -> PyTree:
-        """Sums of the probabilities up to each token."""
-        return jnp.cumsum(point, axis=-1)
+        """The probabilities, and their sums up to each token."""
+        return point, jnp.cumsum(point, axis=-1)
 
     def draw(self, keys: Keys, prepared: PyTree, step: Step) -> Statistic:
         """One uniform decides whether the prediction's token is drawn, and which one is."""
-        cumulative = prepared / prepared[..., -1:]
-        u, keep = _uniform(keys, prepared.shape[1:-1]), self.at(self.keep, step, prepared)
-        v = prepared.shape[-1]
+        _, cumulative = prepared
+        cumulative = cumulative / cumulative[..., -1:]
+        u, keep = _uniform(keys, cumulative.shape[1:-1]), self.at(self.keep, step, cumulative)
+        v = cumulative.shape[-1]
         cumulative = keep * cumulative + (1 - keep) * (jnp.arange(1, v + 1) / v)
         token = jnp.sum(u[..., None] >= cumulative[..., :-1], axis=-1)
-        return self.at(self.weights, step, prepared) * jax.nn.one_hot(token, v)
+        return self.at(self.weights, step, cumulative) * jax.nn.one_hot(token, v)
 
     def _draw_near(self, keys: Keys, x0: Tokens, step: Step) -> Float[Array, "b *s v"]:
         """`draw` where the point is a token."""
@@ -144,7 +150,46 @@ class StarCategorical(StarShaped):
         """Draws of the steps s >= t, a uniform each."""
         total = jnp.zeros((*x0.shape, self.data.vocab_size))
         end = jnp.full_like(step, self.chain_length + 1)
-        return sum_segments(self._draw_near, keys, x0, step, end, total)
+        return sum_terms(
+            self._draw_near, self._add_near, self.exact_terms, keys, x0, step, end, total
+        )
+
+    @functools.cached_property
+    def _sums(self) -> Float64[np.ndarray, "5 T2"]:
+        """Sums over s >= t of w k, w (1 - k), w^2 k, w^2 (1 - k) and w^2 k (1 - k)."""
+        k, w = self.keep, self.weights
+        return tail_sums(
+            np.stack([w * k, w * (1 - k), w**2 * k, w**2 * (1 - k), w**2 * k * (1 - k)])
+        )
+
+    def _add_even(
+        self, total: Statistic, keys: Keys, point: Point, first: Step, last: Step
+    ) -> Statistic:
+        """A normal with sums of the mean and (3) of a one-hot x0; noise sums to 0 over tokens."""
+        v = point.shape[-1]
+        kept, even, _, spread, chance = (
+            self.between(sums, first, last, point) for sums in self._sums
+        )
+        normal = standard_normal(keys, (*point.shape[1:-1], v + 1))
+        whether, which = normal[..., :1], normal[..., 1:]
+        which = which - which.mean(axis=-1, keepdims=True)
+        noise = root(chance) * (point - 1 / v) * whether + root(spread / v) * which
+        return total + (kept * point + even / v) + noise
+
+    def _add_near(
+        self, total: Statistic, keys: Keys, x0: Int[Array, "b *u"], first: Step, last: Step
+    ) -> Statistic:
+        """`add_remainder` where the point is a token."""
+        return self._add_even(total, keys, self.point(x0), first, last)
+
+    def add_remainder(
+        self, total: Statistic, keys: Keys, prepared: PyTree, first: Step, last: Step
+    ) -> Statistic:
+        point, _ = prepared
+        total = self._add_even(total, rng.fold(keys, 0), point, first, last)
+        normal = root(point) * standard_normal(rng.fold(keys, 1), point.shape[1:])
+        normal = normal - point * normal.sum(axis=-1, keepdims=True)
+        return total + root(self.between(self._sums[2], first, last, point)) * normal
 
     def moments(self, point: Point, step: Step) -> tuple[Statistic, Statistic]:
         keep, w = self.at(self.keep, step, point), self.at(self.weights, step, point)

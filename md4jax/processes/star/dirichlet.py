@@ -1,6 +1,9 @@
 r"""Star-shaped Dirichlets: points of the simplex (arXiv:2302.05259, table 1 and section 5).
 
-(1)  q(x_s | x0) = Dir(1 + nu_s x0),   T(x) = log x,   A_s = nu_s,   f(x0) = x0
+  (1)  q(x_s | x0) = Dir(a_s), a_s = 1 + nu_s x0,   T(x) = log x,   A_s = nu_s,   f(x0) = x0
+  (2)  E T(x_s) = psi(a_s) - psi(K + nu_s),   Cov = diag psi'(a_s) - psi'(K + nu_s) 1 1^T
+
+K is the number of parts, which sum to one: what (2) subtracts does not depend on x0.
 """
 
 from __future__ import annotations
@@ -12,13 +15,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import digamma, gammaln, polygamma
 from jaxtyping import Array, Float, Float64
+from scipy import special
 
 from md4jax.options import option
 from md4jax.processes.base import DataSpec, process_class
 from md4jax.processes.star.draws import log_dirichlet
 from md4jax.processes.star.family import Point, Statistic, Step, on_domain
+from md4jax.processes.star.remainder import normal_of_shared, sum_over_steps, tail_sums
 from md4jax.processes.star.schedules import check_monotone, dirichlet_nu
-from md4jax.processes.star.special import dirichlet_kl
+from md4jax.processes.star.special import digamma_trigamma, dirichlet_kl
 from md4jax.processes.star_shaped import StarShaped
 from md4jax.typing import Data, Keys
 
@@ -33,6 +38,7 @@ class StarDirichlet(StarShaped):
     ratio: float = option("nu falls by about this factor a step.", 1.25, above=1)
 
     event_ndim = 1
+    has_remainder = True
 
     def bind(self, data: DataSpec) -> StarShaped:
         return super().bind(on_domain(data, "simplex", "star_dirichlet"))
@@ -60,6 +66,22 @@ class StarDirichlet(StarShaped):
     def draw(self, keys: Keys, prepared: Point, step: Step) -> Statistic:
         nu = self.at(self.nu, step, prepared)
         return nu * log_dirichlet(keys, self._alpha(prepared, step))
+
+    def add_remainder(
+        self, total: Statistic, keys: Keys, prepared: Point, first: Step, last: Step
+    ) -> Statistic:
+        """A normal with sums of (2)."""
+        sum_alpha = prepared.shape[-1] + self.nu
+
+        def term(nu, psi_of_sum):
+            psi, slope = digamma_trigamma(1 + nu * prepared)
+            return nu * (psi - psi_of_sum), nu**2 * slope
+
+        tables = (self.nu, special.digamma(sum_alpha))
+        mean, variance = sum_over_steps(term, tables, first, last)
+        shared = tail_sums(self.nu**2 * special.polygamma(1, sum_alpha))
+        shared = self.between(shared, first, last, prepared)
+        return total + mean + normal_of_shared(keys, variance, shared)
 
     def moments(self, point: Point, step: Step) -> tuple[Statistic, Statistic]:
         alpha, nu = self._alpha(point, step), self.at(self.nu, step, point)

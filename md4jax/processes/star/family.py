@@ -53,6 +53,7 @@ class Family(Defaults):
       data: what `bind` was given.
       event_ndim: trailing axes of z that are one variable.
       rescales: whether there is a rescaled loss.
+      has_remainder: whether there is `add_remainder`.
       tails: the ways its tails can be drawn.
     """
 
@@ -61,6 +62,7 @@ class Family(Defaults):
 
     event_ndim: ClassVar[int] = 0
     rescales: ClassVar[bool] = False
+    has_remainder: ClassVar[bool] = False
     tails: ClassVar[tuple[str, ...]] = ("exact", "draws")
 
     def z_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -108,6 +110,12 @@ class Family(Defaults):
     def observe(self, statistic: Statistic, step: Step) -> Statistic:
         """What of a drawn statistic enters the tail."""
         return statistic
+
+    def add_remainder(
+        self, total: Statistic, keys: Keys, prepared: PyTree, first: Step, last: Step
+    ) -> Statistic:
+        """A sum of `draw`s plus a normal like that of all first <= s < last; see `remainder`."""
+        raise NotImplementedError
 
     def finish(self, total: Statistic, prepared: PyTree) -> Statistic:
         """A sum of `draw`s as part of z."""
@@ -174,3 +182,10 @@ class Family(Defaults):
         """A table's entry at each example's step, to broadcast against `like`."""
         found = jnp.asarray(table, jnp.float32)[step]
         return found if like is None else over_positions(found, like)
+
+    def between(self, sums: np.ndarray, first: Step, last: Step, like: Array) -> Array:
+        """sums[first] - sums[last], to broadcast against `like`."""
+        # Each is a sum of two float32, so that the difference of neighbours is float64's.
+        high = sums.astype(np.float32)
+        difference = lambda table: self.at(table, first) - self.at(table, last)
+        return over_positions(difference(high) + difference(sums - high), like)

@@ -25,7 +25,6 @@ from md4jax.processes.base import DataSpec, process_class
 from md4jax.processes.gaussian_math import (
     discretized_log_prob,
     gaussian_kl,
-    over_positions,
     scale_levels,
     standard_normal,
     sum_positions,
@@ -101,10 +100,7 @@ class StarGaussian(StarShaped):
         return 0.5 * self.snr[1:-1, None] * np.linspace(-1, 1, self.data.vocab_size) ** 2
 
     def _weight(self, first: Step, last: Step, like: Array) -> Array:
-        # Each is a sum of two float32, so that the difference of neighbours is float64's.
-        high = self.snr.astype(np.float32)
-        difference = lambda table: self.at(table, first) - self.at(table, last)
-        return over_positions(difference(high) + difference(self.snr - high), like)
+        return self.between(self.snr, first, last, like)
 
     def segment(self, keys: Keys, point: Point, first: Step, last: Step) -> Statistic:
         """Equation (3)."""

@@ -18,6 +18,9 @@ two functions that are >= 0, have a double zero at r = 0 and are known there to 
   (6)  tr E - log det(I + E) = sum_i excess(c_i) + |u_i|^2 / (1 + c_i), where elimination finds the
        pivots 1 + c_i of I + E and the rows u_i right of them. KL(W(n, V) || W(n, V')) is n/2 of it
        for I + E similar to V'^-1 V.
+  (7)  psi(a) = psi(a + n) - sum_(j < n) 1 / (a + j),   psi'(a) = psi'(a + n) + sum 1 / (a + j)^2,
+       psi(z) = log z - u/2 - u^2/12 + u^4/120 - u^6/252 + ...,   u = 1 / z
+       psi'(z) = u + u^2/2 + u^3/6 - u^5/30 + u^7/42 - ...
 
 The families: A. Okhotin et al., "Star-Shaped Denoising Diffusion Probabilistic Models",
 arXiv:2302.05259, table 6. The forms here are ours.
@@ -136,6 +139,16 @@ def beta_kl(
     if same_total:
         return kl
     return kl - lgamma_bregman(a1 + b1, a2 + b2, by_a + by_b)
+
+
+def digamma_trigamma(a: Float[Array, "*s"]) -> tuple[Float[Array, "*s"], Float[Array, "*s"]]:
+    """psi(a) and psi'(a) for a >= 1: equation (7); their rounding is float32's."""
+    below = [1 / (a + j) for j in range(SHIFT)]
+    u = 1 / (a + SHIFT)
+    square = u * u
+    psi = -jnp.log(u) - u / 2 - square * (1 / 12 - square * (1 / 120 - square / 252))
+    slope = u + square / 2 + u * square * (1 / 6 - square * (1 / 30 - square / 42))
+    return psi - sum(below), slope + sum(x * x for x in below)
 
 
 def categorical_kl(

@@ -2,7 +2,9 @@ r"""Star-shaped Wisharts: symmetric positive definite matrices (arXiv:2302.05259
 
   (1)  q(x_s | x0) = Wishart(n_s, V_s),   V_s^-1 = n_s mu_s,   mu_s = xi_s x0^-1 + (1 - xi_s) I
   (2)  T(x) = x,   A_s = n_s xi_s,   f(x0) = -x0^-1 / 2
-  (3)  KL = n (tr E - log det(I + E)) / 2,   E = L^-1 (mu_hat - mu) L^-T,   mu = L L^T
+  (3)  Cov X_ij, X_kl = n (V_ik V_jl + V_il V_jk), so that where V is diagonal entries of X are
+       uncorrelated, of variance n V_ii V_jj, and twice that if i = j
+  (4)  KL = n (tr E - log det(I + E)) / 2,   E = L^-1 (mu_hat - mu) L^-T,   mu = L L^T
 
 xi falls from 1 to 0 (the paper's is one less this), so the limit is Wishart(n_T, I / n_T). All V_s
 have the eigenvectors of x0: draws are added up in that basis, and turned back once.
@@ -12,6 +14,7 @@ from __future__ import annotations
 
 import functools
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float64
@@ -19,8 +22,10 @@ from scipy.special import multigammaln
 
 from md4jax.options import UserError, option
 from md4jax.processes.base import DataSpec, process_class
+from md4jax.processes.gaussian_math import standard_normal
 from md4jax.processes.star.draws import bartlett
 from md4jax.processes.star.family import Point, Statistic, Step, on_domain
+from md4jax.processes.star.remainder import root, sum_over_steps
 from md4jax.processes.star.schedules import check_monotone, wishart_n, wishart_xi
 from md4jax.processes.star.special import log_det_divergence
 from md4jax.processes.star_shaped import StarShaped
@@ -38,6 +43,7 @@ class StarWishart(StarShaped):
 
     event_ndim = 2
     rescales = True
+    has_remainder = True
 
     def bind(self, data: DataSpec) -> StarShaped:
         data = on_domain(data, "spd", "star_wishart")
@@ -86,6 +92,26 @@ class StarWishart(StarShaped):
         weight = xi.reshape(xi.shape + (1,) * (factor.ndim - 1))  # A_s / n_s
         return weight * factor @ jnp.swapaxes(factor, -1, -2)
 
+    def add_remainder(
+        self, total: Statistic, keys: Keys, prepared: PyTree, first: Step, last: Step
+    ) -> Statistic:
+        """A normal of mean n V and (3); its mean alone where the sum leaves the cone otherwise."""
+        values, _ = prepared
+
+        def term(n, xi):
+            inverse = 1 / (xi / values + (1 - xi))
+            squares = inverse[..., :, None] * inverse[..., None, :]
+            return n * xi * inverse, n * xi**2 * squares
+
+        mean, variance = sum_over_steps(term, (self.df, self.xi), first, last)
+        normal = standard_normal(keys, variance.shape[1:])
+        normal = (normal + jnp.swapaxes(normal, -1, -2)) / np.sqrt(2)
+        center = total + mean[..., None] * jnp.eye(values.shape[-1])
+        found = center + root(variance) * normal
+        factor = jnp.linalg.cholesky(jax.lax.stop_gradient(found))  # NaN outside of the cone.
+        inside = jnp.isfinite(factor).all(axis=(-2, -1), keepdims=True)
+        return jnp.where(inside, found, center)
+
     def finish(self, total: Statistic, prepared: PyTree) -> Statistic:
         _, vectors = prepared
         return vectors @ total @ jnp.swapaxes(vectors, -1, -2)
@@ -100,7 +126,7 @@ class StarWishart(StarShaped):
         return n * xi * inverse, n * xi**2 * spread
 
     def kl(self, point: Point, predicted: Point, step: Step) -> Float[Array, "b *u"]:
-        """Equation (3)."""
+        """Equation (4)."""
         xi, eye = self.at(self.xi, step, point), jnp.eye(point.shape[-1])
         inverse, guess = jnp.linalg.inv(point), jnp.linalg.inv(predicted)
         difference = xi * guess @ (point - predicted) @ inverse  # Of the inverses, exactly.
