@@ -44,9 +44,7 @@ def training_loss(
       keys: one an example.
       weight: of each example's loss; one if not given.
     """
-    t = process.time(u)
-    z_t = process.forward_sample(rng.fold(keys, 0), x0, t)
-    terms = process.loss_terms(rng.fold(keys, 1), denoise(z_t, t), x0, z_t, t)
+    terms = process.training_terms(denoise, keys, x0, process.time(u))
     terms = {name: bits_per_dim(v, x0.shape[1:]) for name, v in terms.items()}
     mean = jnp.mean if weight is None else lambda v: jnp.mean(weight * v)
     means = {name: mean(v) for name, v in terms.items()}

@@ -6,6 +6,8 @@ PROCESSES = Table(
     "process",
     {
         "masked": "md4jax.processes.masked:Masked",
+        "genmd4": "md4jax.processes.genmd4:GenMD4",
+        "uniform_state": "md4jax.processes.uniform_state:UniformState",
         "gaussian": "md4jax.processes.gaussian:Gaussian",
         "vdm": "md4jax.processes.vdm:VDM",
         "star_beta": "md4jax.processes.star.beta:StarBeta",

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
+from md4jax import rng
 from md4jax.typing import Data, Keys, Nats, PyTree, Time
 
 # What `process.predict` returns: a pytree that the process itself understands (logits for
@@ -130,6 +131,11 @@ class Defaults:
         """This process with what `estimate_statistics` gave."""
         return self
 
+    def training_terms(self, denoise: Denoiser, keys: Keys, x0: Data, t: Time) -> dict[str, Nats]:
+        """`loss_terms` of one z_t an example; processes whose loss needs more override it."""
+        z_t = self.forward_sample(rng.fold(keys, 0), x0, t)
+        return self.loss_terms(rng.fold(keys, 1), denoise(z_t, t), x0, z_t, t)
+
     def network_time(self, t: Time) -> Time:
         """What the network is told of the time: it embeds 1000 times this."""
         return t
@@ -162,6 +168,7 @@ class Process(Protocol):
     abstract_statistics: Callable[[], PyTree]
     estimate_statistics: Callable[[np.ndarray], PyTree]
     with_statistics: Callable[[PyTree], Any]
+    training_terms: Callable[[Denoiser, Keys, Data, Time], dict[str, Nats]]
     network_time: Callable[[Time], Time]
     network_input: Callable[[Data, Time], Data]
     forward_views: Callable[[Keys, Data, Any], list[Data]]

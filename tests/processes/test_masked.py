@@ -10,7 +10,8 @@ import pytest
 
 from md4jax.options import UserError
 from md4jax.processes.base import DataSpec
-from md4jax.processes.masked import Masked, joint_reverse_sample, token_log_prob
+from md4jax.processes.masked import Masked
+from md4jax.processes.masking import joint_reverse_sample, token_log_prob
 
 GOLDEN = np.load(pathlib.Path(__file__).parents[1] / "golden" / "md4_process.npz")
 SCHEDULES = {
