@@ -35,6 +35,9 @@ SPECS = {
     "configs/digits/beta.py": DataSpec((8, 8, 1), 17),
     "configs/digits/gaussian.py": DataSpec((8, 8, 1), 17),
     "configs/digits/masked.py": DataSpec((8, 8, 1), 17),
+    "configs/genmd4/digits.py": DataSpec((8, 8, 1), 17),
+    "configs/genmd4/openwebtext.py": DataSpec((1024,), 50257),
+    "configs/genmd4/text8.py": DataSpec((256,), 27),
     "configs/iddpm/cifar10_hybrid.py": CIFAR10,
     "configs/iddpm/cifar10_vlb.py": CIFAR10,
     "configs/iddpm/imagenet64_class_conditional.py": IMAGENET64_CLASSES,
@@ -211,6 +214,19 @@ def test_text_of_your_own(tmp_path):
         data=dict(name="text_file", tokens="bytes"),
         sampler=dict(name="joint", gumbel="high", num_steps=4),
         optimizer=dict(name="sgd"),
+        train=dict(num_steps=4, batch_size=4),
+    )  # fmt: skip
+    walk(tiny.with_data(tiny.tiny(config), tmp_path), tmp_path / "run")
+
+
+def test_tokens_that_are_replaced_instead_of_hidden(tmp_path):
+    """The process that no shipped config has."""
+    config = make_config(
+        process=dict(name="uniform_state", num_timesteps=4),
+        network=dict(name="transformer", narrow_embedding=True),
+        data=dict(name="text_file"),
+        sampler=dict(name="ancestral", num_steps=4),
+        optimizer=dict(name="adamw"),
         train=dict(num_steps=4, batch_size=4),
     )  # fmt: skip
     walk(tiny.with_data(tiny.tiny(config), tmp_path), tmp_path / "run")
