@@ -1,8 +1,13 @@
 """What the tests of prepare_data.py share: prepare a small source, and read all of it again."""
 
 import dataclasses
+import functools
+import hashlib
+import json
+import os
 import pathlib
 import tarfile
+import time
 import zipfile
 
 import numpy as np
@@ -10,9 +15,11 @@ import pytest
 from PIL import Image
 
 from md4jax.data.images import Images
+from md4jax.data.prepare.recipe import About, PointRecipe
 from md4jax.data.prepare.run import prepare
+from md4jax.data.tokenizers import Gpt2
 from md4jax.data.tokens import Tokens
-from md4jax.options import UserError
+from md4jax.options import UserError, option
 
 RNG = np.random.default_rng(0)
 
@@ -87,3 +94,41 @@ def documents(data, ids) -> list[str]:
     return [data.to_text(part[part != end]) for part in np.split(ids, np.flatnonzero(ids == end))][
         :-1
     ]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Numbers(PointRecipe):
+    """Made-up data in several pieces; each leaves a line in `log` when it is read."""
+
+    domain = "simplex"
+    shape = (2,)
+    about = About(what="numbers", licence="-", home="-", source="any file", gigabytes="-")
+    log: str = option("The file that tells what was read.")
+    count: int = option("Pieces.", 4)
+
+    def pieces(self, source):
+        return [functools.partial(_read_numbers, self.log, i) for i in range(self.count)]
+
+
+def _read_numbers(log, piece):
+    with pathlib.Path(log).open("a") as file:
+        file.write(f"{piece}\n")
+    time.sleep(float(os.environ.get("SECONDS_A_PIECE", 0)))
+    for part in range(2):
+        x = np.arange(200, dtype=np.float32).reshape(100, 2) + 1000 * piece + 500 * part
+        yield {"train": {"x": x[:90]}, "test": {"x": x[90:]}}
+
+
+def tiny_gpt2(folder, monkeypatch) -> pathlib.Path:
+    """A vocabulary of 256 bytes and three merges, in the published form, taken for GPT-2's."""
+    own = [b for b in range(256) if chr(b).isprintable() and chr(b) != " "]
+    shown = [chr(b) for b in own] + [chr(256 + i) for i in range(256 - len(own))]
+    symbols = [*shown, "\u0120t", "he", "\u0120the", "<|endoftext|>"]  # U+0120 is a space.
+    raw = json.dumps({symbol: i for i, symbol in enumerate(symbols)}).encode()
+    (folder / "encoder.json").write_bytes(raw)
+    sha256 = hashlib.sha256(raw).hexdigest()
+    monkeypatch.setattr("md4jax.data.tokenizers.GPT2_SHA256", sha256)
+    monkeypatch.setattr("md4jax.data.prepare.run.GPT2_SHA256", sha256)
+    monkeypatch.setattr(Gpt2, "vocab_size", 260)
+    monkeypatch.setattr(Gpt2, "end_of_text", 259)
+    return folder / "encoder.json"

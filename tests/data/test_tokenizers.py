@@ -1,11 +1,11 @@
 """Tokenizers: text and back, who they are, and GPT-2's published encoding."""
 
-import hashlib
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+from prepare_tools import tiny_gpt2
 
 from md4jax.data import tokenizers
 from md4jax.data.tokenizers import Bytes, Characters, Gpt2, Tokenizer, load
@@ -26,17 +26,8 @@ TRICKY = [
 
 
 @pytest.fixture
-def tiny_gpt2(tmp_path, monkeypatch):
-    """A vocabulary of 256 bytes and three merges, in the published form."""
-    own = [b for b in range(256) if chr(b).isprintable() and chr(b) != " "]
-    shown = [chr(b) for b in own] + [chr(256 + i) for i in range(256 - len(own))]
-    symbols = [*shown, "\u0120t", "he", "\u0120the", "<|endoftext|>"]  # U+0120 is a space.
-    raw = json.dumps({symbol: i for i, symbol in enumerate(symbols)}).encode()
-    (tmp_path / "encoder.json").write_bytes(raw)
-    monkeypatch.setattr(tokenizers, "GPT2_SHA256", hashlib.sha256(raw).hexdigest())
-    monkeypatch.setattr(Gpt2, "vocab_size", 260)
-    monkeypatch.setattr(Gpt2, "end_of_text", 259)
-    yield Gpt2(str(tmp_path))
+def gpt2(tmp_path, monkeypatch):
+    yield Gpt2(str(tiny_gpt2(tmp_path, monkeypatch).parent))
     tokenizers._gpt2.cache_clear()
 
 
@@ -83,30 +74,30 @@ def test_broken_utf8_is_shown():
     assert Bytes().decode(Bytes().encode("a\ud800b\ud83d\ude00", "a test")) == "a\ufffdb😀"
 
 
-def test_gpt2_merges_in_order(tiny_gpt2):
-    assert isinstance(tiny_gpt2, Tokenizer)
-    ids = tiny_gpt2.encode("the the<|endoftext|>", "a test")
+def test_gpt2_merges_in_order(gpt2):
+    assert isinstance(gpt2, Tokenizer)
+    ids = gpt2.encode("the the<|endoftext|>", "a test")
     assert ids.dtype == np.uint16
-    symbols = list(json.loads(tiny_gpt2.file.read_text()))
+    symbols = list(json.loads(gpt2.file.read_text()))
     assert [symbols[i] for i in ids] == ["t", "he", "\u0120the", *"<|endoftext|>"]
-    assert tiny_gpt2.decode(np.array([256, 257, 259, 260, 261, 258])) == " the<|endoftext|>██ the"
-    assert tiny_gpt2.decode(np.zeros(0, int)) == ""
+    assert gpt2.decode(np.array([256, 257, 259, 260, 261, 258])) == " the<|endoftext|>██ the"
+    assert gpt2.decode(np.zeros(0, int)) == ""
 
 
 @pytest.mark.parametrize("text", TRICKY)
-def test_gpt2_loses_nothing(tiny_gpt2, text):
-    assert tiny_gpt2.decode(tiny_gpt2.encode(text, "a test")) == text
+def test_gpt2_loses_nothing(gpt2, text):
+    assert gpt2.decode(gpt2.encode(text, "a test")) == text
 
 
-def test_gpt2_files_that_are_wrong(tiny_gpt2, tmp_path):
+def test_gpt2_files_that_are_wrong(gpt2, tmp_path):
     (tmp_path / "encoder.json").rename(tmp_path / "vocab.json")
-    assert tiny_gpt2.file == tmp_path / "vocab.json"
+    assert gpt2.file == tmp_path / "vocab.json"
     (tmp_path / "vocab.json").write_text("{}")
     with pytest.raises(UserError, match=r"vocab.json is not GPT-2's published encoder.json: its"):
-        tiny_gpt2.encode("the", "a test")
+        gpt2.encode("the", "a test")
     (tmp_path / "vocab.json").unlink()
     with pytest.raises(UserError, match=r"has no encoder.json or vocab.json, which GPT-2's"):
-        tiny_gpt2.file  # noqa: B018
+        gpt2.file  # noqa: B018
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="GPT-2's vocabulary is not here")

@@ -61,7 +61,7 @@ def _received(url: str, partial: Path) -> Iterator[bytes]:
                 have = 0
             total = have + int(response.headers.get("Content-Length") or 0)
             progress = Progress(f"fetching {url} (MB)", max(1, total // 10**6))
-            while chunk := response.read(_CHUNK):
+            while chunk := response.read1(_CHUNK):  # What is there, not all of it at once.
                 yield chunk
                 have += len(chunk)
                 progress.update(have // 10**6)
