@@ -28,6 +28,11 @@ logger = logging.getLogger(__name__)
 Example = dict[str, Any]  # Field -> bytes or an integer, as stored.
 
 VERSION = "1.0.0"
+_NEEDED = {  # In the metadata of each kind.
+    "images": ("digest", "shape", "num_classes", "packed"),
+    "tokens": ("digest", "tokenizer", "unit", "dtype", "row_length", "tokens"),
+    "points": ("digest", "shape", "domain"),
+}
 READ = 4096  # Examples read at a time.
 
 
@@ -133,6 +138,7 @@ def open_prepared(dataset: str, data_dir: str, kind: str) -> Prepared:
         info = json.loads((folder / "dataset_info.json").read_text())
         counts = {s["name"]: sum(map(int, s["shardLengths"])) for s in info["splits"]}
         found = metadata["kind"]
+        [metadata[key] for key in _NEEDED[found]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{where}: {str(folder)!r} was not written by prepare_data.py or is damaged "
