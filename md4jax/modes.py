@@ -135,6 +135,8 @@ def sample(config: Mapping[str, Any], workdir: str | pathlib.Path) -> pathlib.Pa
     what = [f"step_{step:08d}", name, str(generator.num_steps)]
     what += [options.respacing.replace(",", "-") or options.grid, f"seed{options.seed}"]
     what += [] if options.label is None else [f"label{options.label}"]
+    what += [] if options.prompt is None else [f"prompt_{pathlib.Path(options.prompt).stem}"]
+    what += [] if options.windows == 1 else [f"windows{options.windows}"]
     what += [] if options.guidance == 1 else [f"guidance{options.guidance:g}"]
     file = pathlib.Path(workdir).absolute() / "samples" / "_".join(what)
     with StopSignal() as stop:

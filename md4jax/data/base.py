@@ -128,6 +128,7 @@ class Dataset:
       fingerprint: hexadecimal identity of the examples used; see `fingerprint`.
       to_text: one example int `[length]` as text; ids outside the vocabulary (a mask) show as `█`.
         None if the data are no text.
+      encode: a text's tokens, `encode(text, where it is from)`; None if the data are no text.
       levels: pixel values are integers in `[0, levels)`, to be drawn from black to white; None if
         the data are no images.
     """
@@ -137,6 +138,7 @@ class Dataset:
     fingerprint: str
     to_text: Callable[[np.ndarray], str] | None = None
     levels: int | None = None
+    encode: Callable[[str, str], np.ndarray] | None = None
 
 
 def blocks(array: Shaped[np.ndarray, "..."]) -> Iterator[Shaped[np.ndarray, "block"]]:

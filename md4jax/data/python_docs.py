@@ -38,6 +38,7 @@ class PythonDocs:
             vocab_size=len(ALPHABET),
             unit="char",
             to_text=ALPHABET.decode,
+            encode=ALPHABET.encode,
         )
 
 

@@ -79,6 +79,7 @@ def text_dataset(
     vocab_size: int,
     unit: str,
     to_text: Callable[[np.ndarray], str] | None,
+    encode: Callable[[str, str], np.ndarray] | None = None,
     train_stride: int = 1,
 ) -> Dataset:
     """A data set of windows: overlapping in "train", disjoint chunks in all others.
@@ -89,6 +90,7 @@ def text_dataset(
       vocab_size: ids are in [0, vocab_size).
       unit: what likelihoods are counted in.
       to_text: ids of one window as text.
+      encode: a text's ids.
       train_stride: tokens between the starts of two training windows.
 
     Raises:
@@ -103,7 +105,7 @@ def text_dataset(
         splits[name] = TokenWindows(tokens, length, train_stride if name == "train" else length)
     log_left_out(splits)
     spec = DataSpec(shape=(length,), vocab_size=vocab_size, unit=unit)
-    return Dataset(spec, splits, fingerprint(spec, parts), to_text=to_text)
+    return Dataset(spec, splits, fingerprint(spec, parts), to_text=to_text, encode=encode)
 
 
 def local_file(option_name: str, path: str, how_to_get: str) -> Path:

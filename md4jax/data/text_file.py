@@ -10,11 +10,9 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-import numpy as np
-from jaxtyping import Integer
-
 from md4jax.data.base import Dataset
-from md4jax.data.text import UNKNOWN, Alphabet, local_file, read_bytes, text_dataset
+from md4jax.data.text import local_file, read_bytes, text_dataset
+from md4jax.data.tokenizers import Bytes, Characters, Tokenizer
 from md4jax.options import UserError, option
 
 
@@ -40,25 +38,19 @@ class TextFile:
         path = local_file("path", self.path, "give a UTF-8 text file of your own")
         raw = read_bytes("path", path)
         text = _decode(raw, path)
-        if self.tokens == "bytes":
-            ids, vocab_size, to_text = np.frombuffer(raw, np.uint8), 256, bytes_to_text
-        else:
-            alphabet = Alphabet("".join(sorted(set(text))) or " ")
-            ids, vocab_size, to_text = alphabet.encode(text), len(alphabet), alphabet.decode
+        tokenizer: Tokenizer = Bytes()
+        if self.tokens == "chars":
+            tokenizer = Characters("".join(sorted(set(text))) or " ")
+        ids = tokenizer.encode(text, f"config.data.path = '{path}'")
         first = len(ids) - int(len(ids) * self.test_fraction)
         return text_dataset(
             {"train": ids[:first], "test": ids[first:]},
             length=self.length,
-            vocab_size=vocab_size,
-            unit=self.tokens.removesuffix("s"),
-            to_text=to_text,
+            vocab_size=tokenizer.vocab_size,
+            unit=tokenizer.unit,
+            to_text=tokenizer.decode,
+            encode=tokenizer.encode,
         )
-
-
-def bytes_to_text(ids: Integer[np.ndarray, "t"]) -> str:
-    """Bytes as text: `█` for ids that are no byte, the replacement character for broken UTF-8."""
-    shown = [bytes([i]) if 0 <= i < 256 else UNKNOWN.encode() for i in ids.tolist()]
-    return b"".join(shown).decode("utf-8", "replace")
 
 
 def _decode(raw: bytes, path: Path) -> str:

@@ -61,7 +61,8 @@ class Tokens:
         log_left_out(splits)
         if self.documents:
             splits = {k: WithSegments(v, tokenizer.end_of_text) for k, v in splits.items()}
-        return Dataset(spec, splits, prepared.fingerprint(spec), to_text=tokenizer.decode)
+        return Dataset(spec, splits, prepared.fingerprint(spec), to_text=tokenizer.decode,
+                       encode=tokenizer.encode)  # fmt: skip
 
     def _tokenizer(self, prepared: Prepared) -> tokenizers.Tokenizer:
         identity = prepared.metadata["tokenizer"]

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Float64, Int
+from jaxtyping import Array, Bool, Float, Float64, Int
 
 from md4jax import rng
 from md4jax.options import UserError, option
@@ -48,12 +48,30 @@ class Ancestral:
         1.0,
         at_least=0,
     )
+    prompt: str | None = option(
+        "A .txt (each █ an unknown token), .png (transparent is unknown) or .npz (tokens, known) "
+        "whose known part every sample keeps; for masked processes. None is nothing.",
+        None,
+    )
+    windows: int = option(
+        "Texts of so many windows: each goes on from the last `overlap` tokens of the one before; "
+        "for masked processes.",
+        1,
+        at_least=1,
+    )
+    overlap: int = option("Tokens a window takes over from the one before.", 0, at_least=0)
     frames: int = option("Of the film strip from noise to sample that is drawn too; 0 is none.", 0,
                          at_least=0)  # fmt: skip
 
     def check(self, process: Process) -> None:
         """Raises UserError if this step function or its times cannot serve the process."""
         self.times(process)
+        for key, used in (("prompt", self.prompt is not None), ("windows", self.windows > 1)):
+            if used and not hasattr(process, "mask_id"):
+                raise UserError(
+                    f"config.sampler.{key} = {getattr(self, key)!r}: only masked processes draw "
+                    f"given a part of the sample, and this is {type(process).__name__}"
+                )
 
     def times(self, process: Process) -> Float64[np.ndarray, "times"]:
         """The times steps go through, from the first down to 0. Raises UserError if impossible."""
@@ -87,20 +105,29 @@ class Ancestral:
 
 # z and the step function's memory.
 State = tuple[Data, PyTree]
+# Values that samples keep, and where: `[b, *s]` each; None is nowhere.
+Known = tuple[Data, Bool[Array, "b *s"]] | None
 
 
-def _step(process, denoise, step, keys, times, state, i) -> State:
+def _keep(known: Known, z: Data) -> Data:
+    return z if known is None else jnp.where(known[1], known[0], z)
+
+
+def _step(process, denoise, step, keys, times, known, state, i) -> State:
     """One step of the grid: from times[i] to times[i + 1]."""
     z, memory = state
     t = jnp.broadcast_to(times[i], z.shape[:1])
     s = jnp.broadcast_to(times[i + 1], z.shape[:1])
     # 0 is the prior's; steps count from 1.
-    return step(process, denoise, rng.fold(keys, i + 1), z, memory, t, s)
+    z, memory = step(process, denoise, rng.fold(keys, i + 1), z, memory, t, s)
+    return _keep(known, z), memory
 
 
-def start(process: Process, step: Ancestral, keys: Keys, shape: tuple[int, ...]) -> State:
+def start(
+    process: Process, step: Ancestral, keys: Keys, shape: tuple[int, ...], known: Known = None
+) -> State:
     """z_1, from the prior, and the memory before the first step."""
-    z = process.prior_sample(rng.fold(keys, 0), shape)
+    z = _keep(known, process.prior_sample(rng.fold(keys, 0), shape))
     return z, step.memory(z)
 
 
@@ -113,9 +140,10 @@ def advance(
     state: State,
     first: int | Int[Array, ""],
     last: int | Int[Array, ""],
+    known: Known = None,
 ) -> State:
     """Steps `first` to `last - 1` of the grid, whose bounds may be traced: one compilation does."""
-    body = lambda i, state: _step(process, denoise, step, keys, times, state, i)
+    body = lambda i, state: _step(process, denoise, step, keys, times, known, state, i)
     return jax.lax.fori_loop(first, last, body, state)
 
 
@@ -125,6 +153,7 @@ def sample(
     step: Ancestral,
     keys: Keys,
     shape: tuple[int, ...],
+    known: Known = None,
 ) -> Data:
     """Draws samples `[b, *shape]`, one a key.
 
@@ -133,13 +162,15 @@ def sample(
     Args:
       denoise: `(z_t, t) -> prediction`.
       step: the step function with its grid.
+      known: values that samples keep, and where; for masked processes, which then draw the rest
+        given these.
     """
     times = jnp.asarray(step.times(process), jnp.float32)
 
     def body(state: Any, i: Array):
-        return _step(process, denoise, step, keys, times, state, i), None
+        return _step(process, denoise, step, keys, times, known, state, i), None
 
-    first = start(process, step, keys, shape)
+    first = start(process, step, keys, shape, known)
     (z, _), _ = jax.lax.scan(body, first, jnp.arange(len(times) - 1))
     return process.decode(denoise, z)
 

@@ -15,7 +15,8 @@ from jaxtyping import Int, Shaped
 
 from md4jax import rng
 from md4jax.console import Interrupted, Progress
-from md4jax.samplers import base
+from md4jax.options import UserError
+from md4jax.samplers import base, prompts
 from md4jax.training.partitioning import batch_sharding, replicated
 from md4jax.training.state import bind_params, make_denoiser, null_label
 from md4jax.typing import PyTree
@@ -52,6 +53,10 @@ class Generator:
         self._sharding = batch_sharding(model.mesh)
         shape, step = model.spec.shape, self.step
         key = rng.stream(step.seed, "sample")
+        self._known = None
+        if step.prompt is not None:
+            self._known = prompts.load(step.prompt, model.dataset)
+        self._check_windows()
 
         def bind(params, label):
             process = bind_params(model.process, params)
@@ -62,13 +67,18 @@ class Generator:
                 denoise = base.guided(process, denoise, unconditional, step.guidance)
             return process, denoise
 
-        def start(params, index):
-            process = bind_params(model.process, params)
-            return base.start(process, step, rng.example_keys(key, index), shape)
-
-        def advance(params, state, index, label, first, last):
+        def keys_of(index, window):
             keys = rng.example_keys(key, index)
-            return base.advance(*bind(params, label), step, keys, times, state, first, last)
+            # Of one window they are as if there were no such thing.
+            return keys if step.windows == 1 else rng.fold(keys, window)
+
+        def start(params, index, window, known):
+            process = bind_params(model.process, params)
+            return base.start(process, step, keys_of(index, window), shape, known)
+
+        def advance(params, state, index, label, window, known, first, last):
+            bound, keys = bind(params, label), keys_of(index, window)
+            return base.advance(*bound, step, keys, times, state, first, last, known)
 
         def decode(params, z, label):
             process, denoise = bind(params, label)
@@ -100,25 +110,67 @@ class Generator:
         Raises:
           Interrupted: `should_stop()` became true.
         """
-        num_samples = self.step.num_samples
+        num_samples, windows = self.step.num_samples, self.step.windows
         num_batches = -(-num_samples // self.step.batch_size)
-        progress = Progress("sampling", num_batches * self.num_steps)
+        progress = Progress("sampling", num_batches * windows * self.num_steps)
         samples, labels = [], []
         for batch in range(num_batches):
             index, label, host_label = self._batch(batch)
             labels.append(host_label)
-            state = self._start(params, index)
-            for first, last in self._chunks(20):
-                if should_stop():
-                    raise Interrupted
-                state = self._advance(params, state, index, label, first, last)
-                jax.block_until_ready(state)  # Else the progress would be of what is queued.
-                progress.update(batch * self.num_steps + last)
-            samples.append(np.asarray(self._decode(params, state[0], label)))
+            parts, known = [], self._known_of(batch)
+            for window in range(windows):
+                done = (batch * windows + window) * self.num_steps
+                tell = lambda last, done=done: progress.update(done + last)
+                part = self._window(params, index, label, window, known, tell, should_stop)
+                parts.append(part[:, self.step.overlap :] if window else part)
+                if window < windows - 1:
+                    known = self._taken_over(part)
+            samples.append(np.concatenate(parts, axis=1) if windows > 1 else parts[0])
         samples = np.concatenate(samples)[:num_samples]
         if labels[0] is None:
             return samples, None
         return samples, np.concatenate(labels)[:num_samples]
+
+    def _window(self, params, index, label, window, known, tell, should_stop) -> np.ndarray:
+        """A batch of samples, of one window of a longer text."""
+        state = self._start(params, index, window, known)
+        for first, last in self._chunks(20):
+            if should_stop():
+                raise Interrupted
+            state = self._advance(params, state, index, label, window, known, first, last)
+            jax.block_until_ready(state)  # Else the progress would be of what is queued.
+            tell(last)
+        return np.asarray(self._decode(params, state[0], label))
+
+    def _check_windows(self) -> None:
+        """Raises UserError if longer texts are asked for and cannot be."""
+        step, shape = self.step, self.model.spec.shape
+        if step.windows > 1 and len(shape) != 1:
+            raise UserError(
+                f"config.sampler.windows = {step.windows}: only sequences can be gone on with, and "
+                f"the data have shape {shape}; use 1"
+            )
+        if step.overlap and not (step.windows > 1 and step.overlap < shape[0]):
+            raise UserError(
+                f"config.sampler.overlap = {step.overlap} should be 0, or, with windows, below the "
+                f"length of one, {shape[0]}; config.sampler.windows = {step.windows}"
+            )
+
+    def _known_of(self, batch: int) -> base.Known:
+        """What the samples of a batch keep, on the devices: prompts in turn."""
+        if self._known is None:
+            return None
+        size = self.step.batch_size
+        which = np.arange(batch * size, (batch + 1) * size) % len(self._known[0])
+        return jax.device_put(tuple(x[which] for x in self._known), self._sharding)
+
+    def _taken_over(self, part: Int[np.ndarray, "b l"]) -> base.Known:
+        """The end of a window as the beginning of the next."""
+        overlap = self.step.overlap
+        tokens = np.zeros_like(part)
+        tokens[:, :overlap] = part[:, part.shape[1] - overlap :]
+        known = np.broadcast_to(np.arange(part.shape[1]) < overlap, part.shape)
+        return jax.device_put((tokens, known), self._sharding)
 
     def films(self, params: PyTree) -> dict[str, Film]:
         """`film`: how samples come about. `forward`: how data turn into noise. `step.frames` long.
@@ -132,14 +184,14 @@ class Generator:
 
     def _film(self, params: PyTree, rows: int) -> Film:
         """z_t above the x0 predicted from it; both end with the sample, which is `__call__`'s."""
-        index, label, _ = self._batch(0)
-        state = self._start(params, index)
+        (index, label, _), known = self._batch(0), self._known_of(0)
+        state = self._start(params, index, 0, known)
         noisy, predicted, times = [], [], []
         for first, last in self._chunks(max(self.step.frames - 1, 1)):
             for frames, view in zip((noisy, predicted), self._view(params, state[0], label, first)):
                 frames.append(np.asarray(view))
             times.append(f"t = {self._times[first]:.2f}")
-            state = self._advance(params, state, index, label, first, last)
+            state = self._advance(params, state, index, label, 0, known, first, last)
         sample = np.asarray(self._decode(params, state[0], label))
         stacks = tuple(np.stack([*frames, sample], axis=1)[:rows] for frames in (noisy, predicted))
         titles = [[*times, "sample"], [*(f"predicted, {t}" for t in times), "sample"]]
