@@ -25,9 +25,9 @@ DESCRIBE = flags.DEFINE_bool("describe", False, "Show the options of --dataset, 
 DATA_DIR = flags.DEFINE_string("data_dir", "data", "The folder of all prepared data sets.")
 SOURCE = flags.DEFINE_string("source", None, "A local copy or a URL; else what is published.")
 NAME = flags.DEFINE_string("name", None, "What to call it in data_dir; else as --dataset.")
-WORKERS = flags.DEFINE_integer(
-    "workers", len(os.sched_getaffinity(0)), "Processes that read the source.", lower_bound=1
-)
+# Those that this process may use, where the system tells.
+CPUS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+WORKERS = flags.DEFINE_integer("workers", CPUS, "Processes that read the source.", lower_bound=1)
 CONFIG = config_flags.DEFINE_config_file("config", None, "Show what is in this config's data.")
 
 

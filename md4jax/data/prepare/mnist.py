@@ -62,8 +62,8 @@ class Mnist(ImageRecipe):
         ),
         counts={"train": 60_000, "test": 10_000},
         digests={
-            "train": "3f074c293944a59f39fd5c9df2c5a5c3d51dd07eae26eaec1a8cd80727532538",
-            "test": "226d568e56fefdff4d870175fd86df4f7769cdc495dfa2d21bc91ff721b9266f",
+            "train": "9d0d9a79e52f665c3d2ae791dac52104499f10ee3991fb7acf9ce8c7032d6da8",
+            "test": "c4a6c76d9b13e6edc99613f6e811e90666de2922371e4cdbbfd9d2019dccf695",
         },
         train="--config=configs/mnist/masked.py",
     )  # fmt: skip

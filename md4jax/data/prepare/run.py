@@ -25,13 +25,11 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from md4jax.console import Progress, say
-from md4jax.data.prepare.archives import DAMAGE
 from md4jax.data.prepare.builder import write
 from md4jax.data.prepare.download import fetch, is_url
-from md4jax.data.prepare.recipe import Counts, Download, Part, Piece, Recipe, missing
+from md4jax.data.prepare.parts import count, parts_of, store
+from md4jax.data.prepare.recipe import Counts, Download, Piece, Recipe, missing
 from md4jax.data.prepared import VERSION
 from md4jax.data.tokenizers import GPT2_SHA256, GPT2_URL
 from md4jax.options import Table, UserError, options_of
@@ -45,6 +43,7 @@ _WORDS = {
     errno.EEXIST: "a file is in its place",
     errno.ENOTDIR: "a file is in its place",
 }
+_LARGE = 2**30  # Bytes of an archive that takes long to list.
 
 
 def prepare(
@@ -95,15 +94,17 @@ def prepare(
 def _make(
     recipe: Recipe, name: str, data_dir: Path, place: Path, work: Path, about: Mapping, workers: int
 ) -> Counts:
+    if place.is_file() and place.stat().st_size > _LARGE:
+        say(f"{name}: looking through {place}")
     pieces = recipe.pieces(place)
     work.mkdir(parents=True, exist_ok=True)
     files = _read_pieces(pieces, work, min(workers, recipe.max_workers or workers), name)
-    counts = _counts(files)
+    counts = count(files)
     problem = recipe.problem(counts)
     if problem is not None:
         shutil.rmtree(work)  # They are of a source or options that are to be mended.
         raise missing(place, problem)
-    write(recipe, name, data_dir, functools.partial(_parts, files), counts, about)
+    write(recipe, name, data_dir, functools.partial(parts_of, files), counts, about)
     return counts
 
 
@@ -216,11 +217,13 @@ def _read_pieces(pieces: Sequence[Piece], work: Path, workers: int, name: str) -
     paths = [work / f"{number:06d}-of-{total:06d}" for number in range(total)]
     left = [(piece, path) for piece, path in zip(pieces, paths) if not path.exists()]
     progress = Progress(f"reading {name}, piece", len(left))
-    if len(left) < total:
-        say(f"{name}: {total - len(left)} of {total} pieces were read before")
-    if min(workers, len(left)) <= 1:
+    workers = min(workers, len(left))
+    if total > 1:
+        before = f", {total - len(left)} of them read before" if len(left) < total else ""
+        say(f"{name}: {total} pieces{before}, {workers} at a time")
+    if workers <= 1:
         for number, (piece, path) in enumerate(left, 1):
-            _store(piece, path)
+            store(piece, path)
             progress.update(number)
     else:
         _read_together(left, workers, progress)
@@ -230,10 +233,10 @@ def _read_pieces(pieces: Sequence[Piece], work: Path, workers: int, name: str) -
 def _read_together(left: list[tuple[Piece, Path]], workers: int, progress: Progress) -> None:
     context, others = multiprocessing.get_context("spawn"), set(multiprocessing.active_children())
     with concurrent.futures.ProcessPoolExecutor(
-        min(workers, len(left)), context, initializer=_follow_parent
+        workers, context, initializer=_follow_parent
     ) as pool:
         try:
-            jobs = [pool.submit(_store, piece, path) for piece, path in left]
+            jobs = [pool.submit(store, piece, path) for piece, path in left]
             for number, job in enumerate(concurrent.futures.as_completed(jobs), 1):
                 job.result()
                 progress.update(number)
@@ -260,101 +263,16 @@ def _follow_parent() -> None:
     threading.Thread(target=follow, daemon=True).start()
 
 
-def _store(piece: Piece, path: Path) -> None:
-    """Reads a piece and writes it; the name is there only once all of it is."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.part")
-    partial.mkdir()
-    try:
-        for number, found in enumerate(piece()):
-            arrays = {}
-            for split, part in found.items():
-                for field, values in part.items():
-                    arrays |= _as_arrays(f"{split}/{field}", values)
-            with (partial / f"{number:06d}.npz").open("wb") as file:
-                np.savez(file, **arrays)
-                file.flush()
-                os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def _as_arrays(name: str, values: Any) -> dict[str, np.ndarray]:
-    """Byte strings, which NumPy would cut at a zero, as all of them joined and their lengths."""
-    if isinstance(values, np.ndarray):
-        return {name: values}
-    joined = np.frombuffer(b"".join(values), np.uint8)
-    lengths = np.array([len(v) for v in values], np.int64)
-    return {f"{name}/lengths": lengths, f"{name}/joined": joined}
-
-
-class _Stored(Mapping):
-    """The part of a split in a file, whose fields are read when they are asked for."""
-
-    def __init__(self, arrays: np.lib.npyio.NpzFile, split: str):
-        self._arrays, self._split = arrays, split
-        names = [name.split("/") for name in arrays.files]
-        self._fields = list(dict.fromkeys(name[1] for name in names if name[0] == split))
-
-    def __getitem__(self, field: str) -> Any:
-        name = f"{self._split}/{field}"
-        if name in self._arrays.files:
-            return self._arrays[name]
-        lengths = self._arrays[f"{name}/lengths"]
-        joined = self._arrays[f"{name}/joined"].tobytes()
-        return [joined[b - n : b] for b, n in zip(np.cumsum(lengths).tolist(), lengths.tolist())]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._fields)
-
-    def __len__(self) -> int:
-        return len(self._fields)
-
-
-@contextlib.contextmanager
-def _opened(path: Path) -> Iterator[np.lib.npyio.NpzFile]:
-    try:
-        arrays = np.load(path)
-    except DAMAGE as error:
-        raise UserError(
-            f"{path} is damaged; delete {path.parent}, and the same command reads that piece again"
-        ) from error
-    with arrays:
-        yield arrays
-
-
-def _parts(files: Sequence[Path], split: str) -> Iterator[Part]:
-    """The parts of a split, in the order of the pieces."""
-    for path in files:
-        with _opened(path) as arrays:
-            part = _Stored(arrays, split)
-            if part:
-                yield part
-
-
-def _counts(files: Sequence[Path]) -> dict[str, int]:
-    """The examples of each split there is, "train" first, of what NumPy's headers say."""
-    counts = {"train": 0, "valid": 0, "test": 0}
-    for path in files:
-        with _opened(path) as arrays:
-            first = {name.split("/")[0]: name for name in reversed(arrays.files)}
-            for split, name in first.items():
-                with arrays.zip.open(f"{name}.npy") as file:
-                    np.lib.format.read_magic(file)
-                    counts[split] += np.lib.format.read_array_header_1_0(file)[0][0]
-    return {split: count for split, count in counts.items() if count}
-
-
 def _summary(recipe: Recipe, dataset: str, counts: Counts, target: Path) -> list[str]:
     name, data_dir, metadata = target.parent.name, target.parent.parent, _metadata(target)
     unit, lines = f"{metadata.get('unit', 'example')}s", []
-    for split, count in counts.items():
+    for split, size in counts.items():
         known = recipe.about.digests.get(split)
         checked = "" if known is None else (
             "; content as published" if known == metadata["digests"][split]
             else "; CONTENT DIFFERS from the published one"
         )  # fmt: skip
-        lines.append(f"{split}: {count:,} {unit}{checked}")
+        lines.append(f"{split}: {size:,} {unit}{checked}")
     size = sum(p.stat().st_size for p in target.iterdir())
     lines.append(f"done: {target} ({size / 1e6:,.1f} MB)")
     train = f"train: python main.py {recipe.about.train} --config.data.dataset={name}"

@@ -1,12 +1,14 @@
 """Recipes of images, each on small files in its published form: exact pixels, or one line."""
 
+import dataclasses
 import gzip
+import json
 import pickle
 
 import numpy as np
 import pytest
 from PIL import Image
-from prepare_tools import counting, images, pack_tar, pack_zip, pixels, refused, save
+from prepare_tools import counting, images, make, pack_tar, pack_zip, pixels, refused, save
 
 from md4jax.data.prepare.celeba import Celeba64
 from md4jax.data.prepare.cifar10 import BATCHES, Cifar10
@@ -74,6 +76,15 @@ def test_counts_are_checked(mnist, tmp_path, monkeypatch):
     message = refused(Mnist(), mnist[0], tmp_path / "data")
     assert "has 7 train, 5 test examples, and should have 7 train, 6 test" in message
     assert not list((tmp_path / "data/.preparing").glob("made-*"))
+
+
+def test_the_content_is_compared(mnist, tmp_path, monkeypatch, capsys):
+    target = make(Mnist(), mnist[0], tmp_path / "data")
+    assert capsys.readouterr().out.count("; CONTENT DIFFERS from the published one") == 2
+    digests = json.loads((target / "metadata.json").read_text())["digests"]
+    monkeypatch.setattr(Mnist, "about", dataclasses.replace(Mnist.about, digests=digests))
+    make(Mnist(), mnist[0], tmp_path / "data", name="again")
+    assert "test: 5 examples; content as published" in capsys.readouterr().out
 
 
 # CIFAR-10.
