@@ -38,9 +38,10 @@ def get_config() -> ml_collections.ConfigDict:
         ),
         data=dict(
             name="tokens",
-            dataset="openwebtext",
+            dataset="fineweb_edu",
             tokenizer="gpt2",
             length=1024,
+            documents=True,
         ),
         sampler=dict(
             name="ancestral", num_steps=1000, grid="cosine", num_samples=16, batch_size=16

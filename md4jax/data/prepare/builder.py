@@ -23,6 +23,7 @@ import numpy as np
 from md4jax.console import Progress
 from md4jax.data.prepare.recipe import Counts, Parts, Recipe
 from md4jax.data.prepared import VERSION
+from md4jax.options import UserError
 
 BYTES_A_SHARD = 2**29
 
@@ -42,6 +43,7 @@ def write(
 
     Raises:
       OSError: of the disk.
+      UserError: the examples are not those that are published.
     """
     import tensorflow_datasets as tfds
 
@@ -62,6 +64,11 @@ def write(
             shards.write(_records(features, examples, digest))
             infos.append(shards.info())
             digests[split] = digest.hexdigest()
+            if recipe.about.digests.get(split, digests[split]) != digests[split]:
+                raise UserError(
+                    f"has as many {split} examples as are published, but others: it is damaged or "
+                    "was altered; other data are prepared by image_folder and image_arrays"
+                )
         metadata |= {"digests": digests, "digest": _sum(digests)}
         tfds.folder_dataset.write_metadata(
             data_dir=partial, features=features, split_infos=infos, filename_template=template,

@@ -80,11 +80,14 @@ def test_counts_are_checked(mnist, tmp_path, monkeypatch):
 
 def test_the_content_is_compared(mnist, tmp_path, monkeypatch, capsys):
     target = make(Mnist(), mnist[0], tmp_path / "data")
-    assert capsys.readouterr().out.count("; CONTENT DIFFERS from the published one") == 2
     digests = json.loads((target / "metadata.json").read_text())["digests"]
     monkeypatch.setattr(Mnist, "about", dataclasses.replace(Mnist.about, digests=digests))
     make(Mnist(), mnist[0], tmp_path / "data", name="again")
     assert "test: 5 examples; content as published" in capsys.readouterr().out
+    other = dataclasses.replace(Mnist.about, digests=digests | {"test": "0" * 64})
+    monkeypatch.setattr(Mnist, "about", other)
+    message = refused(Mnist(), mnist[0], tmp_path / "other_data")
+    assert "has as many test examples as are published, but others" in message
 
 
 # CIFAR-10.
