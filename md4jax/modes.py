@@ -154,7 +154,10 @@ def sample(config: Mapping[str, Any], workdir: str | pathlib.Path) -> pathlib.Pa
         np.savez_compressed(temporary, **arrays)
         os.replace(temporary, file)
         drawing = save_drawing(file.with_suffix(""), draw_samples(model, samples))
-        say(f"results: {len(samples)} samples in {file}, drawn in {drawing}")
+        say(
+            f"results: {len(samples)} samples in {file}, drawn in {drawing}; "
+            f"{generator.network_calls:g} network calls each"
+        )
     if options.frames:
         for name, film in generator.films(params).items():
             if hosts.is_first():

@@ -20,8 +20,12 @@ import tiny
 
 import md4jax
 from md4jax.convert.weights import Origin, pieces
+from md4jax.data.prepare.image_arrays import ImageArrays
+from md4jax.data.prepare.one_text import OneText
+from md4jax.data.prepare.run import prepare
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
+ALPHABET = string.ascii_lowercase + " "
 
 
 def draw(name: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -117,14 +121,13 @@ CASES = {
         "star_networks", "t5_encoder", "star_shaped", "configs/star_shaped/text8_categorical.py",
         {
             "network": dict(feature_dim=4, num_layers=2, num_heads=4),
-            "data": dict(length=40, test_chars=100),
+            "data": dict(length=40),
         },
     ),
     "vdm": Case(
         "vdm_network", "vdm", "vdm", "configs/vdm/cifar10.py",
         {
             "network": dict(feature_dim=32, num_layers=2, num_heads=1, norm_groups=32),
-            "data": dict(levels=256),
         },
         flax_rule,
     ),
@@ -137,18 +140,23 @@ def make_config(case: Case, folder: pathlib.Path) -> ml_collections.ConfigDict:
     for section, values in case.changes.items():
         for key, value in values.items():
             config[section][key] = value
+    config.data.data_dir = str(folder)
     rng = np.random.default_rng(0)
-    if config.data.name == "text8":
-        config.data.path = str(folder / "text")
-        text = rng.permutation(list(string.ascii_lowercase + " ") * 20)
-        (folder / "text").write_text("".join(text))
+    if config.data.name == "tokens":
+        write_text(folder, "".join(rng.permutation(list(ALPHABET) * 20)))
     else:
-        config.data.path = str(folder / "images.npz")
-        images = rng.integers(config.data.levels, size=(20, 8, 8, 3), dtype=np.uint8)
-        labels = np.arange(20) % 10
-        np.savez(config.data.path, train=images[:12], test=images[12:], train_labels=labels[:12],
-                 test_labels=labels[12:])  # fmt: skip
+        tiny.write_images(folder / "images.npz", rng, 256, size=8, classes=10)
+        recipe = ImageArrays(size=8, classes=True)
+        source = str(folder / "images.npz")
+        prepare(recipe, "image_arrays", folder, source, config.data.dataset, workers=1)
     return config
+
+
+def write_text(folder: pathlib.Path, text: str) -> None:
+    """Prepares a text in place of text8."""
+    (folder / "text").write_text(text)
+    recipe = OneText(alphabet=ALPHABET, valid_fraction=0.2, test_fraction=0.2)
+    prepare(recipe, "text", folder, str(folder / "text"), "text8", workers=1)
 
 
 def make_arrays(case: Case) -> dict[str, np.ndarray]:

@@ -31,7 +31,6 @@ def config(shipped, tmp_path_factory):
     """A run of some seconds; lines are logged at other steps than checkpoints are saved."""
     small = tiny.override(
         tiny.tiny(shipped),
-        data__valid_chars=20_000,  # For the long evaluations below.
         network__dropout_rate=0.1,
         optimizer__clip_norm=1.0,
         train__num_steps=STEPS,
@@ -41,7 +40,8 @@ def config(shipped, tmp_path_factory):
         train__sample_every=0,
         train__checkpoints_to_keep=2,
     )
-    return tiny.with_data(small, tmp_path_factory.mktemp("data"))
+    # An eighth of the text is for evaluations, which are to be long below.
+    return tiny.with_data(small, tmp_path_factory.mktemp("data"), characters=160_000)
 
 
 @pytest.fixture(scope="module")

@@ -16,10 +16,12 @@ import pytest
 
 import md4jax
 from md4jax.data.pipeline import TrainBatches
+from md4jax.data.prepare.documents import Documents
 from md4jax.data.prepare.earth import Events
 from md4jax.data.prepare.image_arrays import ImageArrays
 from md4jax.data.prepare.one_text import OneText
 from md4jax.data.prepare.run import prepare
+from md4jax.data.tokenizers import END_OF_TEXT
 from md4jax.training import partitioning
 from md4jax.training.checkpoints import Checkpoints
 from md4jax.training.state import make_train_step
@@ -66,15 +68,20 @@ def tiny(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
 
 
 def with_data(
-    config: ml_collections.ConfigDict, folder: pathlib.Path, seed: int = 0
+    config: ml_collections.ConfigDict,
+    folder: pathlib.Path,
+    seed: int = 0,
+    characters: int = 400,
 ) -> ml_collections.ConfigDict:
     """Writes the files that a tiny config's data set reads, and points it to them."""
     data, rng = config.data, np.random.default_rng(seed)
     if data.name == "text_file":
         data.path = str(folder / "text")
-        pathlib.Path(data.path).write_bytes(letters(rng, 300))
+        pathlib.Path(data.path).write_bytes(letters(rng, characters))
     elif data.name in ("images", "tokens", "points"):
         data.data_dir = str(folder)
+        if data.name == "tokens":
+            (folder / "text").write_bytes(letters(rng, characters))
         make = {"images": prepare_images, "tokens": prepare_text, "points": prepare_points}
         make[data.name](config, folder, rng)
     elif data.name == "image_npz":
@@ -88,9 +95,12 @@ def letters(rng: np.random.Generator, count: int) -> bytes:
     return rng.choice(np.frombuffer(b"abcdefghijklmnopqrstuvwxyz ", np.uint8), count).tobytes()
 
 
-def write_images(path: pathlib.Path, rng: np.random.Generator, levels: int) -> None:
-    """Twelve and eight of 4 x 4 pixels, of three classes."""
-    images, labels = rng.integers(levels, size=(20, 4, 4, 3), dtype=np.uint8), np.arange(20) % 3
+def write_images(
+    path: pathlib.Path, rng: np.random.Generator, levels: int, size: int = 4, classes: int = 3
+) -> None:
+    """Twelve and eight images."""
+    images = rng.integers(levels, size=(20, size, size, 3), dtype=np.uint8)
+    labels = np.arange(20) % classes
     np.savez(path, train=images[:12], test=images[12:], train_labels=labels[:12],
              test_labels=labels[12:])  # fmt: skip
 
@@ -104,10 +114,14 @@ def prepare_images(config, folder, rng) -> None:
 
 def prepare_text(config, folder, rng) -> None:
     """Of letters for characters, else of bytes: GPT-2's vocabulary is not for such a text."""
-    (folder / "text").write_bytes(letters(rng, 400))
     config.data.tokenizer = "chars" if config.data.tokenizer == "chars" else "bytes"
     recipe = OneText(tokenizer=config.data.tokenizer, valid_fraction=0.125, test_fraction=0.125)
-    prepare(recipe, "text", folder, str(folder / "text"), config.data.dataset, workers=1)
+    source, name = str(folder / "text"), config.data.dataset
+    if config.data.documents:
+        text = (folder / "text").read_text()
+        pathlib.Path(source).with_suffix(".txt").write_text(text.replace("a", END_OF_TEXT))
+        source, recipe = f"{source}.txt", Documents(tokenizer="bytes", test_every=3, row_length=12)
+    prepare(recipe, "documents" if config.data.documents else "text", folder, source, name, 1)
 
 
 def prepare_points(config, folder, rng) -> None:

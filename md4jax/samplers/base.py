@@ -60,18 +60,23 @@ class Ancestral:
         at_least=1,
     )
     overlap: int = option("Tokens a window takes over from the one before.", 0, at_least=0)
+    reuse: bool = option(
+        "Ask the network only if something has changed in the batch since it was last asked; for "
+        "networks that are not told the time. Keeps its last answer in memory.",
+        False,
+    )
     frames: int = option("Of the film strip from noise to sample that is drawn too; 0 is none.", 0,
                          at_least=0)  # fmt: skip
 
     def check(self, process: Process) -> None:
         """Raises UserError if this step function or its times cannot serve the process."""
         self.times(process)
-        for key, used in (("prompt", self.prompt is not None), ("windows", self.windows > 1)):
-            if used and not hasattr(process, "mask_id"):
-                raise UserError(
-                    f"config.sampler.{key} = {getattr(self, key)!r}: only masked processes draw "
-                    f"given a part of the sample, and this is {type(process).__name__}"
-                )
+        used = {"prompt": self.prompt is not None, "windows": self.windows > 1, "reuse": self.reuse}
+        for key in (key for key in used if used[key] and not hasattr(process, "mask_id")):
+            raise UserError(
+                f"config.sampler.{key} = {getattr(self, key)!r}: only masked processes leave a "
+                f"part of a sample as it is, and this is {type(process).__name__}"
+            )
 
     def times(self, process: Process) -> Float64[np.ndarray, "times"]:
         """The times steps go through, from the first down to 0. Raises UserError if impossible."""
@@ -113,22 +118,74 @@ def _keep(known: Known, z: Data) -> Data:
     return z if known is None else jnp.where(known[1], known[0], z)
 
 
+class _Reused:
+    """A denoiser that is asked only if z is another than the last time."""
+
+    def __init__(self, denoise: Denoiser, cache: PyTree):
+        self._denoise, self.cache = denoise, cache
+
+    def __call__(self, z_t: Data, t: Time) -> Prediction:
+        last, prediction, calls = self.cache
+        changed = jnp.any(z_t != last)
+        prediction = jax.lax.cond(changed, lambda: self._denoise(z_t, t), lambda: prediction)
+        self.cache = z_t, prediction, calls + changed
+        return prediction
+
+    @staticmethod
+    def empty(denoise: Denoiser, z: Data) -> PyTree:
+        """The last z, the prediction for it, and how often each example's network was asked."""
+        prediction = jax.eval_shape(denoise, z, jax.ShapeDtypeStruct(z.shape[:1], jnp.float32))
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), prediction)
+        return jnp.full_like(z, -1), zeros, jnp.zeros(z.shape[0], jnp.int32)
+
+
 def _step(process, denoise, step, keys, times, known, state, i) -> State:
     """One step of the grid: from times[i] to times[i + 1]."""
     z, memory = state
+    if step.reuse:
+        memory, cache = memory
+        denoise = _Reused(denoise, cache)
     t = jnp.broadcast_to(times[i], z.shape[:1])
     s = jnp.broadcast_to(times[i + 1], z.shape[:1])
     # 0 is the prior's; steps count from 1.
     z, memory = step(process, denoise, rng.fold(keys, i + 1), z, memory, t, s)
-    return _keep(known, z), memory
+    return _keep(known, z), (memory, denoise.cache) if step.reuse else memory
 
 
 def start(
-    process: Process, step: Ancestral, keys: Keys, shape: tuple[int, ...], known: Known = None
+    process: Process,
+    denoise: Denoiser,
+    step: Ancestral,
+    keys: Keys,
+    shape: tuple[int, ...],
+    known: Known = None,
 ) -> State:
     """z_1, from the prior, and the memory before the first step."""
     z = _keep(known, process.prior_sample(rng.fold(keys, 0), shape))
-    return z, step.memory(z)
+    memory = step.memory(z)
+    return z, (memory, _Reused.empty(denoise, z)) if step.reuse else memory
+
+
+def calls_a_step(
+    process: Process, denoise: Denoiser, step: Ancestral, keys: Keys, shape: tuple[int, ...]
+) -> int:
+    """How often a step asks the denoiser, if nothing is reused; nothing is computed."""
+    calls = 0
+
+    def counted(z_t, t):
+        nonlocal calls
+        calls += 1
+        return denoise(z_t, t)
+
+    once = dataclasses.replace(step, reuse=False)
+
+    def first_step(keys):
+        state = start(process, counted, once, keys, shape)
+        times = jnp.asarray(once.times(process), jnp.float32)
+        return _step(process, counted, once, keys, times, None, state, 0)
+
+    jax.eval_shape(first_step, keys)
+    return calls
 
 
 def advance(
@@ -170,7 +227,7 @@ def sample(
     def body(state: Any, i: Array):
         return _step(process, denoise, step, keys, times, known, state, i), None
 
-    first = start(process, step, keys, shape, known)
+    first = start(process, denoise, step, keys, shape, known)
     (z, _), _ = jax.lax.scan(body, first, jnp.arange(len(times) - 1))
     return process.decode(denoise, z)
 

@@ -42,7 +42,12 @@ class Film:
 
 
 class Generator:
-    """Draws the samples a config asks for; compiled once, for any weights."""
+    """Draws the samples a config asks for; compiled once, for any weights.
+
+    Attributes:
+      network_calls: how often the network was asked for each of the last samples, on average; the
+        decoding is one of these. With guidance each is two.
+    """
 
     def __init__(self, model: Model):
         self.model = model
@@ -56,7 +61,8 @@ class Generator:
         self._known = None
         if step.prompt is not None:
             self._known = prompts.load(step.prompt, model.dataset)
-        self._check_windows()
+        self.network_calls = 0.0  # A sample, of the last samples drawn.
+        self._check()
 
         def bind(params, label):
             process = bind_params(model.process, params)
@@ -72,9 +78,8 @@ class Generator:
             # Of one window they are as if there were no such thing.
             return keys if step.windows == 1 else rng.fold(keys, window)
 
-        def start(params, index, window, known):
-            process = bind_params(model.process, params)
-            return base.start(process, step, keys_of(index, window), shape, known)
+        def start(params, index, label, window, known):
+            return base.start(*bind(params, label), step, keys_of(index, window), shape, known)
 
         def advance(params, state, index, label, window, known, first, last):
             bound, keys = bind(params, label), keys_of(index, window)
@@ -89,6 +94,10 @@ class Generator:
             t = jnp.broadcast_to(times[i], z.shape[:1])
             return process.view(z, t), process.view_prediction(z, denoise(z, t))
 
+        def calls(params, index, label):
+            return base.calls_a_step(*bind(params, label), step, keys_of(index, 0), shape)
+
+        self._calls = calls
         everywhere = replicated(model.mesh)
         self._start = jax.jit(start, out_shardings=self._sharding)
         self._advance = jax.jit(advance, donate_argnums=1, out_shardings=self._sharding)
@@ -113,7 +122,7 @@ class Generator:
         num_samples, windows = self.step.num_samples, self.step.windows
         num_batches = -(-num_samples // self.step.batch_size)
         progress = Progress("sampling", num_batches * windows * self.num_steps)
-        samples, labels = [], []
+        samples, labels, self.network_calls = [], [], 0.0
         for batch in range(num_batches):
             index, label, host_label = self._batch(batch)
             labels.append(host_label)
@@ -126,25 +135,43 @@ class Generator:
                 if window < windows - 1:
                     known = self._taken_over(part)
             samples.append(np.concatenate(parts, axis=1) if windows > 1 else parts[0])
+        self.network_calls /= num_batches
         samples = np.concatenate(samples)[:num_samples]
         if labels[0] is None:
             return samples, None
         return samples, np.concatenate(labels)[:num_samples]
 
+    def compile(self, params: PyTree) -> None:
+        """Compiles all that drawing needs, by taking no step; drawing would do it as well."""
+        (index, label, _), known = self._batch(0), self._known_of(0)
+        state = self._start(params, index, label, 0, known)
+        state = self._advance(params, state, index, label, 0, known, 0, 0)
+        jax.block_until_ready(self._decode(params, state[0], label))
+
     def _window(self, params, index, label, window, known, tell, should_stop) -> np.ndarray:
         """A batch of samples, of one window of a longer text."""
-        state = self._start(params, index, window, known)
+        state = self._start(params, index, label, window, known)
         for first, last in self._chunks(20):
             if should_stop():
                 raise Interrupted
             state = self._advance(params, state, index, label, window, known, first, last)
             jax.block_until_ready(state)  # Else the progress would be of what is queued.
             tell(last)
+        if self.step.reuse:
+            _, (_, (*_, calls)) = state
+            self.network_calls += float(np.mean(calls)) + 1
+        else:
+            self.network_calls += self._calls(params, index, label) * self.num_steps + 1
         return np.asarray(self._decode(params, state[0], label))
 
-    def _check_windows(self) -> None:
-        """Raises UserError if longer texts are asked for and cannot be."""
+    def _check(self) -> None:
+        """Raises UserError if longer texts, or answers used again, are asked for and cannot be."""
         step, shape = self.step, self.model.spec.shape
+        if step.reuse and self.model.network.spec.has_time:
+            raise UserError(
+                "config.sampler.reuse = True: this network is told the time, so that its answer "
+                "changes with each step; use False (or train with process.time_features = 'none')"
+            )
         if step.windows > 1 and len(shape) != 1:
             raise UserError(
                 f"config.sampler.windows = {step.windows}: only sequences can be gone on with, and "
@@ -185,7 +212,7 @@ class Generator:
     def _film(self, params: PyTree, rows: int) -> Film:
         """z_t above the x0 predicted from it; both end with the sample, which is `__call__`'s."""
         (index, label, _), known = self._batch(0), self._known_of(0)
-        state = self._start(params, index, 0, known)
+        state = self._start(params, index, label, 0, known)
         noisy, predicted, times = [], [], []
         for first, last in self._chunks(max(self.step.frames - 1, 1)):
             for frames, view in zip((noisy, predicted), self._view(params, state[0], label, first)):

@@ -153,7 +153,12 @@ class FirstHitting(OneSchedule):
         share = process.mask_probability(memory)[:, None] * jnp.exp(shares)
         times = process.time_of(share)
         tau = times[:, 0]
-        tokens = categorical(token_keys, self.filter(denoise(z_t, tau), tau), "high")
         score = jnp.where(positions(masked), gumbel(place_keys, (z_t[0].size,)), -jnp.inf)
-        chosen = (ranks(-score) < count).reshape(z_t.shape)
-        return jnp.where(masked & chosen, tokens, z_t), times[:, -1]
+        chosen = jax.lax.top_k(score, count)[1]  # [b, k]; what is drawn there alone is drawn.
+        logits = denoise(z_t, tau).reshape(z_t.shape[0], -1, process.vocab_size)
+        logits = jnp.take_along_axis(logits, chosen[..., None], axis=1)
+        tokens = categorical(token_keys, self.filter(logits, tau), "high")
+        flat, rows = positions(z_t), jnp.arange(len(z_t))[:, None]
+        there = flat[rows, chosen]  # Of fewer masked positions than k some are not.
+        flat = flat.at[rows, chosen].set(jnp.where(there == process.mask_id, tokens, there))
+        return flat.reshape(z_t.shape), times[:, -1]

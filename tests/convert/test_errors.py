@@ -5,7 +5,7 @@ import sys
 
 import numpy as np
 import pytest
-from published import CASES, make_arrays, make_config
+from published import CASES, make_arrays, make_config, write_text
 
 import md4jax
 from md4jax.convert import make_source
@@ -200,8 +200,8 @@ def test_a_run_is_not_written_over(ready, tmp_path):
 def test_text_that_lacks_letters(ready, tmp_path):
     config, folder = ready
     config = config.copy_and_resolve_references()
-    config.data.path = str(tmp_path / "text")
-    (tmp_path / "text").write_text("only some of them " * 40)
+    config.data.data_dir = str(tmp_path)
+    write_text(tmp_path, "only some of them " * 40)
     words = ["config.data: only 11 of 27 tokens are in the training split"]
     fails(words, "star_shaped", config, folder / "model.npz", tmp_path / "run")
 

@@ -1,6 +1,5 @@
 """The sampler on an exact denoiser: the known law, whatever the step function and grid."""
 
-import itertools
 import pathlib
 
 import jax
@@ -8,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.stats import chi2
+from small_words import LAW, LENGTH, PROCESS, VOCAB, WORDS, chi_squared_p, draw, exact
 
 from md4jax import rng
 from md4jax.options import UserError
@@ -19,41 +19,17 @@ from md4jax.samplers.base import (
     advance,
     check_label,
     guided,
-    sample,
     sample_labels,
     start,
 )
 from md4jax.samplers.grids import time_grid
 
 GOLDEN = np.load(pathlib.Path(__file__).parents[1] / "golden" / "md4_process.npz")
-VOCAB, LENGTH = 3, 3
-WORDS = jnp.array(list(itertools.product(range(VOCAB), repeat=LENGTH)))
-WEIGHTS = jnp.exp(1.5 * jax.random.normal(jax.random.key(3), (len(WORDS),)))
-LAW = WEIGHTS / WEIGHTS.sum()
-PROCESS = Masked(vocab_size=VOCAB)
 # Those for other processes, each tested with its own kind; all others are tested here.
 ELSEWHERE = ("ddim", "heun", "dpm_solver")
 MASKED_STEPS = [name for name in STEPS if name not in ELSEWHERE]
 # Those that say they do not draw the model's law: `test_masked_steps.py` has what they do.
 OTHER_LAWS = ("confident", "remask", "remask_unsure", "remask_loop")
-
-
-def exact(z_t, t):
-    """p(x_i | the unmasked positions), as logits."""
-    fits = ((z_t[:, None] == VOCAB) | (z_t[:, None] == WORDS[None])).all(-1)
-    joint = jnp.einsum("bw,wlv->blv", jnp.where(fits, LAW, 0.0), jax.nn.one_hot(WORDS, VOCAB))
-    return jnp.log(joint)
-
-
-def draw(step, n, seed=0, process=PROCESS):
-    keys = rng.example_keys(rng.stream(seed, "sample"), jnp.arange(n))
-    return np.asarray(jax.jit(lambda k: sample(process, exact, step, k, (LENGTH,)))(keys))
-
-
-def chi_squared_p(samples, expected):
-    counts = np.bincount(samples @ np.array([9, 3, 1]), minlength=27)
-    expected = np.asarray(expected, np.float64) * len(samples)
-    return chi2.sf(((counts - expected) ** 2 / expected).sum(), 26)
 
 
 def test_the_steps_tested_here_are_those_for_masked_processes():
@@ -112,7 +88,7 @@ def test_advance_in_pieces_is_the_scan():
     step = Ancestral(num_steps=10, grid="cosine")
     keys = rng.example_keys(rng.stream(0, "sample"), jnp.arange(6))
     times = jnp.asarray(step.times(PROCESS), jnp.float32)
-    state = start(PROCESS, step, keys, (LENGTH,))
+    state = start(PROCESS, exact, step, keys, (LENGTH,))
     for first, last in [(0, 3), (3, 4), (4, 10)]:
         state = advance(PROCESS, exact, step, keys, times, state, first, last)
     np.testing.assert_array_equal(PROCESS.decode(exact, state[0]), draw(step, 6))
@@ -125,7 +101,7 @@ def test_unmasked_positions_never_change():
     one_step = jax.jit(
         lambda state, i: advance(PROCESS, exact, Ancestral(), keys, times, state, i, i + 1)
     )
-    state = start(PROCESS, Ancestral(), keys, (LENGTH,))
+    state = start(PROCESS, exact, Ancestral(), keys, (LENGTH,))
     for i in range(20):
         z, state = state[0], one_step(state, i)
         assert bool(((z == VOCAB) | (state[0] == z)).all())

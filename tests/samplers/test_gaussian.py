@@ -143,7 +143,9 @@ def test_samples_have_the_datas_mean_and_variance(name, kind, monkeypatch):
     law = law_maker(process, step, monkeypatch)
     mean, variance = law(50)
     key, n = keys(5_000), 20_000
-    z, _ = jax.jit(lambda k: run(process, step, k, start(process, step, k, (4,))))(key)
+    z, _ = jax.jit(lambda k: run(process, step, k, start(process, exact(process), step, k, (4,))))(
+        key
+    )
     z = np.float64(z).reshape(-1)
     assert 2 * norm.sf(abs(z.mean() - mean) / np.sqrt(variance / n)) > 1e-5
     squares = ((z - mean) ** 2).sum() / variance
@@ -276,7 +278,7 @@ def test_gradients_reach_the_network(name, kind):
             t, s = (jnp.full(2, u) for u in pair)
             return step(process, exact(process, mean), key, *state, t, s), None
 
-        state = start(process, step, key, (1,))
+        state = start(process, exact(process), step, key, (1,))
         return jax.lax.scan(body, state, (times[:-1], times[1:]))[0][0].sum()
 
     both = jax.jit(jax.value_and_grad(last))
@@ -353,7 +355,7 @@ def test_heun_asks_twice_but_where_it_need_not(kind, calls):
         return exact(process)(z_t, t)
 
     times = jnp.asarray(step.times(process), jnp.float32)
-    state = start(process, step, keys(2), (1,))
+    state = start(process, denoise, step, keys(2), (1,))
     jax.block_until_ready(advance(process, denoise, step, keys(2), times, state, 0, 6))
     jax.effects_barrier()
     assert len(count) == calls

@@ -1,53 +1,28 @@
 """Step functions of masked processes: published numbers, and laws of small words."""
 
-import itertools
+import dataclasses
 import pathlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy.stats import chi2
+from small_words import LAW, LENGTH, PROCESS, VOCAB, chi_squared_p, draw, exact, keys_of
 
 from md4jax import rng
 from md4jax.options import UserError
+from md4jax.processes.base import DataSpec
+from md4jax.processes.gaussian import Gaussian
 from md4jax.processes.genmd4 import GenMD4
 from md4jax.processes.masked import Masked
 from md4jax.samplers import STEPS
-from md4jax.samplers.base import sample
+from md4jax.samplers.base import advance, calls_a_step, start
 from md4jax.samplers.filters import DROPPED, likeliest, nucleus
 from md4jax.samplers.masked import Confident, FirstHitting, Joint, Mean
 from md4jax.samplers.remasking import SIGMAS, Remask, RemaskLoop, RemaskUnsure, remasked
 
 GOLDEN = np.load(pathlib.Path(__file__).parents[1] / "golden" / "md4_filters.npz")
 PROCESS_GOLDEN = np.load(pathlib.Path(__file__).parents[1] / "golden" / "md4_process.npz")
-VOCAB, LENGTH = 3, 3
-WORDS = jnp.array(list(itertools.product(range(VOCAB), repeat=LENGTH)))
-WEIGHTS = np.exp(1.5 * np.random.default_rng(3).normal(size=len(WORDS)))
-LAW = jnp.asarray(WEIGHTS / WEIGHTS.sum(), jnp.float32)
-PROCESS = Masked(vocab_size=VOCAB)
-
-
-def exact(z_t, t):
-    """p(x_i | the unmasked positions), as logits."""
-    fits = ((z_t[:, None] == VOCAB) | (z_t[:, None] == WORDS[None])).all(-1)
-    joint = jnp.einsum("bw,wlv->blv", jnp.where(fits, LAW, 0.0), jax.nn.one_hot(WORDS, VOCAB))
-    return jnp.log(joint)
-
-
-def keys_of(n, seed=0):
-    return rng.example_keys(rng.stream(seed, "sample"), jnp.arange(n))
-
-
-def draw(step, n, denoise=exact, process=PROCESS):
-    draws = jax.jit(lambda k: sample(process, denoise, step, k, (LENGTH,)))
-    return np.asarray(draws(keys_of(n)))
-
-
-def chi_squared_p(samples, expected):
-    counts = np.bincount(samples @ np.array([9, 3, 1]), minlength=27)
-    expected = np.asarray(expected, np.float64) * len(samples)
-    return chi2.sf(((counts - expected) ** 2 / expected).sum(), 26)
 
 
 # Filters.
@@ -121,13 +96,13 @@ def test_first_hitting_times_are_those_of_single_tokens():
         assert abs(times.mean() - mean) < 4.5 * times.std() / n**0.5 + 2 * PROCESS.eps
 
 
-def test_several_tokens_a_call():
-    samples = draw(FirstHitting(num_steps=2), 4_000)
-    assert samples.max() < VOCAB  # Two, then the last.
-    first = np.array([np.asarray(LAW)[np.asarray(WORDS)[:, 0] == v].sum() for v in range(VOCAB)])
-    counts = np.bincount(samples[:, 0], minlength=VOCAB)
-    # Each position alone has its marginal, whatever is drawn together.
-    assert chi2.sf(((counts - 4000 * first) ** 2 / (4000 * first)).sum(), 2) > 1e-4
+def test_tokens_of_one_call_do_not_see_each_other():
+    """All three in one call: the product of the marginals, and all masks gone in any number."""
+    samples = draw(FirstHitting(num_steps=1), 5_000)
+    law = np.asarray(LAW).reshape(3, 3, 3)
+    marginals = [law.sum(axis=tuple({0, 1, 2} - {i})) for i in range(3)]
+    assert chi_squared_p(samples, np.einsum("i,j,k->ijk", *marginals).reshape(-1)) > 1e-4
+    assert draw(FirstHitting(num_steps=2), 200).max() < VOCAB
 
 
 # Confident.
@@ -256,3 +231,34 @@ def test_schedules_of_single_tokens_are_refused_where_there_must_be_one():
             STEPS[name]().check(GenMD4(vocab_size=3))
     for name in ("mean", "joint"):
         STEPS[name]().check(GenMD4(vocab_size=3))
+
+
+# The network is asked only if something has changed.
+
+
+@pytest.mark.parametrize("name", ["ancestral", "mean", "remask"])
+def test_reuse_draws_the_same_with_fewer_calls(name):
+    """Of a denoiser that ignores time; with one example each step that changes nothing is saved."""
+    step = STEPS[name](num_steps=50)
+    reusing = dataclasses.replace(step, reuse=True)
+    for n in (1, 40):
+        np.testing.assert_array_equal(draw(step, n), draw(reusing, n))
+    times = jnp.asarray(step.times(PROCESS), jnp.float32)
+
+    def calls(keys):
+        state = start(PROCESS, exact, reusing, keys, (LENGTH,))
+        state = advance(PROCESS, exact, reusing, keys, times, state, 0, 50)
+        return state[1][1][2]
+
+    alone, together = (np.asarray(jax.jit(calls)(keys_of(n))) for n in (1, 200))
+    assert (together > alone).all() and (together == together[0]).all()
+    if name != "remask":  # The empty one, and again after each change but the last.
+        assert alone[0] <= LENGTH + 1
+    assert calls_a_step(PROCESS, exact, reusing, keys_of(1), (LENGTH,)) == 1
+
+
+def test_calls_of_a_step_are_counted():
+    process = Gaussian(num_timesteps=50).bind(DataSpec((4,), 256))
+    denoise = lambda z, t: process.predict(jnp.zeros((*z.shape, 1)), z, t)
+    for name, calls in (("ddim", 1), ("heun", 2)):
+        assert calls_a_step(process, denoise, STEPS[name](num_steps=5), keys_of(2), (4,)) == calls

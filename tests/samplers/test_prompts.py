@@ -1,61 +1,43 @@
 """Samples that keep a known part, and texts longer than the model: laws, files, errors."""
 
-import itertools
-
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
 from PIL import Image
 from scipy.stats import chi2
+from small_words import LAW, LENGTH, VOCAB, draw
 
 import md4jax
-from md4jax import rng
 from md4jax.config import load_config
 from md4jax.data.base import Dataset
 from md4jax.data.tokenizers import Bytes
 from md4jax.options import UserError
 from md4jax.processes.base import DataSpec
 from md4jax.processes.gaussian import Gaussian
-from md4jax.processes.masked import Masked
 from md4jax.samplers import STEPS
-from md4jax.samplers.base import Ancestral, sample
+from md4jax.samplers.base import Ancestral
 from md4jax.samplers.prompts import load
 
-VOCAB, LENGTH = 3, 3
-WORDS = jnp.array(list(itertools.product(range(VOCAB), repeat=LENGTH)))
-WEIGHTS = np.exp(1.5 * np.random.default_rng(3).normal(size=len(WORDS)))
-LAW = jnp.asarray(WEIGHTS / WEIGHTS.sum(), jnp.float32)
-PROCESS = Masked(vocab_size=VOCAB)
 MASKED = [name for name in STEPS if name not in ("ddim", "heun", "dpm_solver")]
 
 
-def exact(z_t, t):
-    """p(x_i | the unmasked positions), as logits."""
-    fits = ((z_t[:, None] == VOCAB) | (z_t[:, None] == WORDS[None])).all(-1)
-    joint = jnp.einsum("bw,wlv->blv", jnp.where(fits, LAW, 0.0), jax.nn.one_hot(WORDS, VOCAB))
-    return jnp.log(joint)
-
-
-def draw(step, n):
+def draw_known(step, n):
     """With the middle letter known to be 1."""
-    keys = rng.example_keys(rng.stream(0, "sample"), jnp.arange(n))
-    known = jnp.full((n, LENGTH), 1), jnp.broadcast_to(jnp.array([False, True, False]), (n, LENGTH))
-    draws = jax.jit(lambda k: sample(PROCESS, exact, step, k, (LENGTH,), known))
-    return np.asarray(draws(keys))
+    where = jnp.broadcast_to(jnp.array([False, True, False]), (n, LENGTH))
+    return draw(step, n, known=(jnp.full((n, LENGTH), 1), where))
 
 
 @pytest.mark.parametrize("name", MASKED)
 def test_every_step_keeps_what_is_known(name):
-    samples = draw(STEPS[name](num_steps=12), 200)
+    samples = draw_known(STEPS[name](num_steps=12), 200)
     assert (samples[:, 1] == 1).all() and samples.max() < VOCAB
     assert len(np.unique(samples[:, 0])) > 1
 
 
 def test_the_rest_has_the_law_given_what_is_known():
     """Chi-squared over the nine words with that letter, n = 5,000; false alarm 1e-4."""
-    samples = draw(Ancestral(num_steps=200), 5_000)
+    samples = draw_known(Ancestral(num_steps=200), 5_000)
     counts = np.bincount(samples[:, 0] * 3 + samples[:, 2], minlength=9)
     given = np.asarray(LAW).reshape(3, 3, 3)[:, 1].reshape(-1).astype(np.float64)
     expected = 5_000 * given / given.sum()
@@ -125,8 +107,8 @@ def test_what_does_not_fit_is_one_line(tmp_path, name, data, message):
 
 
 def test_only_masked_processes_can():
-    for options in ({"prompt": "a.txt"}, {"windows": 2}):
-        with pytest.raises(UserError, match="only masked processes draw given a part"):
+    for options in ({"prompt": "a.txt"}, {"windows": 2}, {"reuse": True}):
+        with pytest.raises(UserError, match="only masked processes leave a"):
             Ancestral(num_steps=10, **options).check(Gaussian(num_timesteps=10))
 
 

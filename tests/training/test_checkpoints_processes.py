@@ -112,7 +112,8 @@ def test_processes_agree_on_the_step(tmp_path):
     processes = [start(tmp_path, code, 2, port, str(i)) for i in range(2)]
     outputs = [p.communicate(timeout=120)[0] for p in processes]
     assert all(told(o)[-1] == "done" for o in outputs), "\n".join(outputs)
-    assert [len(told(o)) for o in outputs] == [3, 1], "\n".join(outputs)
+    # Of the lines before none but the warnings count: those of the network run into each other.
+    assert [o.count("WARNING:absl:checkpoint") for o in outputs] == [2, 0], "\n".join(outputs)
     names = lambda folder: sorted(p.name for p in (tmp_path / folder).iterdir())
     assert names("checkpoints") == ["1", "2", "3"]
     assert names("damaged_checkpoints") == ["3", "4"]
