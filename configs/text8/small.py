@@ -7,7 +7,8 @@ Data:      python prepare_data.py --dataset=text8, or of its beginning alone wit
 Network:   929,568 parameters
 Batch:     16
 Hardware:  2 CPU cores, about 20 minutes
-Expected:  not run
+Expected:  4.0355 ± 0.0170 bits/char after 400 steps on the first 12.5 million characters; all
+           4,000 steps were not run
 """
 
 import ml_collections
