@@ -2,7 +2,8 @@
 
 A recipe says what a data set is, where it comes from, and how its source is cut into pieces that
 can be read apart from each other. `run.py` reads them, each once however often it is interrupted,
-and writes the examples through tensorflow-datasets; `data/prepared.py` reads them in training.
+and `builder.py` writes the examples as tensorflow-datasets has them; `data/prepared.py` reads them
+in training.
 """
 
 from md4jax.options import Table
