@@ -138,7 +138,7 @@ def test_likelihood(text):
     params = tiny.shaken(one.init_state()).params
     expected = Evaluator(one)(params, "train")
     assert expected["examples"] == 11
-    for mesh, size in (((1, 1, 1), 12), ((4, 1, 1), 4), ((4, 1, 1), 8), ((2, 1, 2), 12)):
+    for mesh, size in (((1, 1, 1), 12), ((4, 1, 1), 8), ((2, 1, 2), 12)):
         model = model_on(text, mesh, eval__batch_size=size, **values)
         result = Evaluator(model)(tiny.shaken(model.init_state()).params, "train")
         assert result.keys() == expected.keys()
@@ -162,5 +162,5 @@ def test_samples(text):
 
     expected = samples((1, 1, 1), 8)
     assert len({x.tobytes() for x in expected}) == 8
-    for mesh, size in (((1, 1, 1), 4), ((4, 1, 1), 8), ((2, 2, 1), 4), ((2, 1, 2), 8)):
+    for mesh, size in (((1, 1, 1), 4), ((4, 1, 1), 8), ((2, 1, 2), 8)):
         assert (samples(mesh, size) == expected).all()

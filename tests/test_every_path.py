@@ -118,9 +118,11 @@ def different_configs():
     """So many configs that each process and each network of one is walked.
 
     The others differ in pairs, data, options and sizes; options are walked by `test_choice`, data
-    sets read by `tests/data`, and that the parts fit is seen by `test_configs_fit_together`.
+    sets read by `tests/data`, and that the parts fit is seen by `test_configs_fit_together`. The
+    families of `test_every_star.py` are walked there, on the MLP; the two U-Nets of levels are one.
     """
-    parts, seen, chosen = {}, set(), []
+    families = {"star_dirichlet", "star_wishart", "star_von_mises_fisher", "mlp"}
+    parts, seen, chosen = {}, families | {"improved_unet"}, []
     for path in tiny.CONFIGS:
         values = to_dict(load_config(tiny.ROOT / path))
         parts[path] = {values["process"]["name"], values["network"]["name"]}
