@@ -14,6 +14,7 @@ import dataclasses
 import pathlib
 import tempfile
 import time
+from collections.abc import Iterator
 
 import jax
 import numpy as np
@@ -67,7 +68,12 @@ class PackedArrays(ImageArrays):
     def pieces(self, source: pathlib.Path) -> list:
         """The arrays' one piece, its images packed."""
         (read,) = super().pieces(source)
-        return [lambda: {split: _packed(part) for split, part in read().items()}]
+
+        def packed() -> Iterator[dict[str, Part]]:
+            for parts in read():
+                yield {split: _packed(part) for split, part in parts.items()}
+
+        return [packed]
 
 
 def _packed(part: Part) -> Part:
@@ -146,6 +152,7 @@ def measure(name: str, folder: pathlib.Path) -> list[str]:
     """The rows of a set: one a way of reading."""
     case = CASES[name]
     sections = to_dict(load_config(ROOT / case.config))
+    sections["eval"]["splits"] = ["train"]
     data = data_of(case, folder, name, sections["data"])
     model = lambda **more: assemble(make_config(**sections | {"data": data | more}))
     ways = {"memory, thread": (model(), 0)}
