@@ -165,6 +165,10 @@ class LevelScale:
         """The nearest values that data can have."""
         return to_levels(x0, self.levels)
 
+    def to_unit(self, x0: Image) -> Image:
+        """Where between the lowest level, 0, and the highest, 1."""
+        return jnp.clip(0.5 * (x0 + 1), 0, 1)
+
     def clip(self, x0: Image, kind: str, quantile: float) -> Image:
         """A predicted x0 as samplers and bounds use it."""
         return CLIPS[kind](x0, quantile)
@@ -193,6 +197,8 @@ class DomainScale:
 
     def to_values(self, x0: Image) -> Image:
         return self.domain.project(x0)
+
+    to_unit = to_values
 
     def clip(self, x0: Image, kind: str, quantile: float) -> Image:
         return x0
@@ -371,8 +377,15 @@ class GaussianBase(Defaults):
 
     def decode(self, denoise: Denoiser, z_0: Data) -> Values:
         """The nearest levels, or point of the domain, to z_0, its signal scaled back."""
+        return self.scale.to_values(self._unscaled(z_0))
+
+    def decode_smoothly(self, denoise: Denoiser, z_0: Data) -> Image:
+        """The same before it is rounded, levels as 0 to 1."""
+        return self.scale.to_unit(self._unscaled(z_0))
+
+    def _unscaled(self, z_0: Data) -> Image:
         signal, _ = self.signal_and_noise(jnp.zeros(z_0.shape[0]), z_0)
-        return self.scale.to_values(z_0 / signal)
+        return z_0 / signal
 
 
 def standard_normal(keys: Keys, shape: tuple[int, ...]) -> Image:

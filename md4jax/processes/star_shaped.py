@@ -283,6 +283,10 @@ class StarShaped(Family):
         """The data that the last prediction is."""
         return self.values(z_0)
 
+    def decode_smoothly(self, denoise: Denoiser, z_0: Statistic) -> Point:
+        """The last prediction, of levels as 0 to 1."""
+        return self.smooth_values(z_0)
+
     def path_log_weight(self, keys: Keys, denoise: Denoiser, x0: Data) -> Nats:
         """log p(x0, x_1, ..., x_T) - log q(x_1, ..., x_T | x0) of one draw of (1); T network calls.
 

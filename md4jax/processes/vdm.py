@@ -61,8 +61,10 @@ class CentredScale(LevelScale):
         return (2 * x + 1).astype(jnp.float32) * (1 / self.levels) - 1
 
     def to_values(self, x0: Image) -> Levels:
-        x = jnp.round((x0 + 1) * (self.levels / 2) - 0.5)
-        return jnp.clip(x, 0, self.levels - 1).astype(jnp.int32)
+        return jnp.round(self.to_unit(x0) * (self.levels - 1)).astype(jnp.int32)
+
+    def to_unit(self, x0: Image) -> Image:
+        return jnp.clip(((x0 + 1) * self.levels - 1) / (2 * (self.levels - 1)), 0, 1)
 
 
 @jax.tree_util.register_static

@@ -7,7 +7,7 @@ that knows the exact answer can stand in for one.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -204,6 +204,32 @@ def advance(
     return jax.lax.fori_loop(first, last, body, state)
 
 
+def path(
+    process: Process,
+    denoise: Denoiser,
+    step: Ancestral,
+    keys: Keys,
+    shape: tuple[int, ...],
+    known: Known = None,
+    remember: Callable[[Data], PyTree] = lambda z: None,
+) -> tuple[Data, PyTree]:
+    """z_0 `[b, *shape]`, one a key, and `remember(z)` of z at each time before, stacked.
+
+    Differentiable in whatever `denoise` closes over, where the process's draws are. What a step
+    computes is computed again for its gradient: the memory is that of one step, and z of each.
+    """
+    times = jnp.asarray(step.times(process), jnp.float32)
+
+    def body(state: State, i: Array):
+        return _step(process, denoise, step, keys, times, known, state, i), remember(state[0])
+
+    first = start(process, denoise, step, keys, shape, known)
+    # In a scan nothing else keeps XLA from merging the two computations.
+    body = jax.checkpoint(body, prevent_cse=False)
+    (z, _), seen = jax.lax.scan(body, first, jnp.arange(len(times) - 1))
+    return z, seen
+
+
 def sample(
     process: Process,
     denoise: Denoiser,
@@ -214,21 +240,13 @@ def sample(
 ) -> Data:
     """Draws samples `[b, *shape]`, one a key.
 
-    Differentiable in whatever `denoise` closes over where the process's draws are.
-
     Args:
       denoise: `(z_t, t) -> prediction`.
       step: the step function with its grid.
       known: values that samples keep, and where; for masked processes, which then draw the rest
         given these.
     """
-    times = jnp.asarray(step.times(process), jnp.float32)
-
-    def body(state: Any, i: Array):
-        return _step(process, denoise, step, keys, times, known, state, i), None
-
-    first = start(process, denoise, step, keys, shape, known)
-    (z, _), _ = jax.lax.scan(body, first, jnp.arange(len(times) - 1))
+    z, _ = path(process, denoise, step, keys, shape, known)
     return process.decode(denoise, z)
 
 

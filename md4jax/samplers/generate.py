@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import pathlib
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from jaxtyping import Int, Shaped
 from md4jax import rng
 from md4jax.console import Interrupted, Progress
 from md4jax.options import UserError
+from md4jax.processes.base import Denoiser, Process
 from md4jax.samplers import base, prompts
 from md4jax.training.partitioning import batch_sharding, replicated
 from md4jax.training.state import bind_params, make_denoiser, null_label
@@ -41,6 +43,24 @@ class Film:
     titles: list[list[str]]
 
 
+def bind_sampler(
+    model: Model, params: PyTree, label: Int[jax.Array, "b"] | None
+) -> tuple[Process, Denoiser]:
+    """The process and the denoiser that a model's sampler asks, guided if that is asked for.
+
+    Args:
+      params: as `TrainState.eval_params` holds them.
+      label: of each sample, if there are classes.
+    """
+    process, scale = bind_params(model.process, params), model.experiment.sampler.guidance
+    denoise = make_denoiser(process, model.network, params, label)
+    if scale != 1:
+        null = jnp.full_like(label, null_label(model.network))
+        unconditional = make_denoiser(process, model.network, params, null)
+        denoise = base.guided(process, denoise, unconditional, scale)
+    return process, denoise
+
+
 class Generator:
     """Draws the samples a config asks for; compiled once, for any weights.
 
@@ -64,14 +84,7 @@ class Generator:
         self.network_calls = 0.0  # A sample, of the last samples drawn.
         self._check()
 
-        def bind(params, label):
-            process = bind_params(model.process, params)
-            denoise = make_denoiser(process, model.network, params, label)
-            if step.guidance != 1:
-                null = jnp.full_like(label, null_label(model.network))
-                unconditional = make_denoiser(process, model.network, params, null)
-                denoise = base.guided(process, denoise, unconditional, step.guidance)
-            return process, denoise
+        bind = functools.partial(bind_sampler, model)
 
         def keys_of(index, window):
             keys = rng.example_keys(key, index)

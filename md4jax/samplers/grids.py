@@ -30,11 +30,21 @@ def cosine(process: Process, n: int) -> np.ndarray:
 def leading(process: Process, n: int) -> np.ndarray:
     """DDIM's uniform subsequence: steps 0, T/n, 2T/n, ... of 0, ..., T - 1, so not the last one.
 
-    Where n does not divide T each step is rounded down; the published code has another step then.
+    Where n does not divide T each step is rounded down; `strided` does what the published code does.
     """
     total = process.chain_length or n
     _check_length("leading", process, n)
     return np.concatenate([[0], np.arange(n) * total // n + 1]) / total
+
+
+def strided(process: Process, n: int) -> np.ndarray:
+    """Every floor(T / n)-th step of 0, ..., T - 1 from 0 on, as the codes of DDIM and MMD-DDM do.
+
+    Where n does not divide T there are more than n: 16 for n = 15 and T = 1000.
+    """
+    total = process.chain_length or n
+    _check_length("strided", process, n)
+    return np.concatenate([[0], np.arange(0, total, total // n) + 1]) / total
 
 
 def quadratic(process: Process, n: int) -> np.ndarray:
@@ -93,11 +103,12 @@ def karras(process: Process, n: int) -> np.ndarray:
     return np.concatenate([[0], found]) if total else found
 
 
-# Each gives n + 1 increasing times from 0, for a process and n.
+# Each gives n + 1 increasing times from 0, for a process and n; `strided` may give more.
 GRIDS: dict[str, Callable[[Process, int], np.ndarray]] = {
     "uniform": uniform,
     "cosine": cosine,
     "leading": leading,
+    "strided": strided,
     "quadratic": quadratic,
     "karras": karras,
     "endpoints": endpoints,
@@ -105,10 +116,10 @@ GRIDS: dict[str, Callable[[Process, int], np.ndarray]] = {
 
 
 def time_grid(name: str, num_steps: int, process: Process) -> Float64[np.ndarray, "times"]:
-    """Times from the first down to 0, `num_steps + 1` of them.
+    """Times from the first down to 0, `num_steps + 1` of them (but see `strided`).
 
-    Of a chain of T steps the nearest multiples of 1/T, all different: the grid always has the
-    number of steps asked for.
+    Of a chain of T steps the nearest multiples of 1/T, all different: the grid has the number of
+    steps asked for.
 
     Raises:
       UserError: the chain has fewer steps.
@@ -122,9 +133,9 @@ def time_grid(name: str, num_steps: int, process: Process) -> Float64[np.ndarray
     times = GRIDS[name](process, num_steps)
     times[0] = 0.0
     if total is not None:
-        steps, order = np.rint(times * total), np.arange(num_steps + 1)
+        steps, order = np.rint(times * total), np.arange(len(times))
         steps = order + np.maximum.accumulate(steps - order)
-        times = np.minimum(steps, total - num_steps + order) / total
+        times = np.minimum(steps, total - order[-1] + order) / total
     return times[::-1].copy()
 
 

@@ -16,7 +16,7 @@ from md4jax.objectives import training_loss
 from md4jax.processes.base import DataSpec, Denoiser, Process
 from md4jax.time_sampling import TIME_SAMPLING
 from md4jax.training.partitioning import BATCH_AXES
-from md4jax.typing import Keys, PyTree
+from md4jax.typing import Data, Keys, PyTree
 
 if TYPE_CHECKING:
     import optax
@@ -136,6 +136,35 @@ def random_crop(keys: Keys, images: Int[Array, "b h w c"], margin: int) -> Int[A
     return jax.vmap(crop)(keys, images)
 
 
+def augmented(train: Train, step: Int[Array, ""], index: Int[Array, "b"], x0: Data) -> Data:
+    """Training examples, mirrored and moved as the config asks, anew each step.
+
+    Args:
+      index: their places in the global batch.
+    """
+    keys = lambda name: rng.example_keys(
+        jax.random.fold_in(rng.stream(train.seed, name), step), index
+    )
+    if train.random_flip:  # [b, height, width, channels]
+        x0 = jnp.where(_toss(keys("flip"), 0.5)[:, None, None, None], x0[:, :, ::-1], x0)
+    if train.random_crop:
+        x0 = random_crop(keys("crop"), x0, train.random_crop)
+    return x0
+
+
+def split(batch: PyTree, parts: int, mesh: jax.sharding.Mesh) -> PyTree:
+    """Arrays `[parts * b, ...]` as `[parts, b, ...]`."""
+
+    def of(x):
+        # Part m takes every m-th example, so that each device works on examples it holds.
+        x = x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1)
+        return jax.lax.with_sharding_constraint(
+            x, NamedSharding(mesh, PartitionSpec(None, BATCH_AXES))
+        )
+
+    return jax.tree.map(of, batch)
+
+
 def make_loss(experiment: Experiment, process: Process, network: Any) -> Callable:
     """`(params, fixed, batch, index, step, part) -> (loss, (metrics, u, losses))`: of a part of it.
 
@@ -150,18 +179,14 @@ def make_loss(experiment: Experiment, process: Process, network: Any) -> Callabl
         statistics, times = fixed
         key = {
             name: jax.random.fold_in(rng.stream(train.seed, name), step)
-            for name in ("time", "noise", "dropout", "label", "flip", "crop")
+            for name in ("time", "noise", "dropout", "label")
         }
-        toss = lambda name, p: _toss(rng.example_keys(key[name], index), p)
         bound = bind_params(process, params | {"statistics": statistics})
         label = batch.get("label")
         if train.label_dropout:
-            label = jnp.where(toss("label", train.label_dropout), null_label(network), label)
-        x0 = batch["x0"]
-        if train.random_flip:  # [b, height, width, channels]
-            x0 = jnp.where(toss("flip", 0.5)[:, None, None, None], x0[:, :, ::-1], x0)
-        if train.random_crop:
-            x0 = random_crop(rng.example_keys(key["crop"], index), x0, train.random_crop)
+            dropped = _toss(rng.example_keys(key["label"], index), train.label_dropout)
+            label = jnp.where(dropped, null_label(network), label)
+        x0 = augmented(train, step, index, batch["x0"])
         dropout = jax.random.fold_in(key["dropout"], part)
         denoise = make_denoiser(bound, network, params, label, dropout, batch.get("segment"))
         u, weight = time_sampling.draw(times, key["time"], index, train.batch_size)
@@ -182,13 +207,6 @@ def make_gradient(loss: Callable, train: Train, mesh: jax.sharding.Mesh) -> Call
     if train.microbatches == 1:
         return lambda params, fixed, batch, step: gradient(params, fixed, batch, index, step, 0)
 
-    def split(x):
-        # Microbatch m takes every m-th example, so that each device works on examples it holds.
-        x = x.reshape(-1, train.microbatches, *x.shape[1:]).swapaxes(0, 1)
-        return jax.lax.with_sharding_constraint(
-            x, NamedSharding(mesh, PartitionSpec(None, BATCH_AXES))
-        )
-
     def accumulate(params, fixed, batch, step):
         def add(total, inputs):
             part, part_batch, part_index = inputs
@@ -196,7 +214,7 @@ def make_gradient(loss: Callable, train: Train, mesh: jax.sharding.Mesh) -> Call
             mean = lambda a, b: a + b / train.microbatches
             return jax.tree.map(mean, total, (grads, metrics)), seen
 
-        inputs = (jnp.arange(train.microbatches), *jax.tree.map(split, (batch, index)))
+        inputs = (jnp.arange(train.microbatches), *split((batch, index), train.microbatches, mesh))
         first = jax.tree.map(lambda x: x[0], inputs[1:])
         grads, (metrics, *_) = jax.eval_shape(gradient, params, fixed, *first, step, 0)
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (grads, metrics))

@@ -3,9 +3,8 @@
 Of the golden arrays `space/{T}/{spec}/steps` are here `respaced`, `space/errors` what it rejects
 (of the four, each by its own message), and `space/{T}/{spec}/betas_*` the variances that steps
 between those times add. `ddimrepo/seq_uniform_{5,10,20}` and `seq_quad_{5,10,15,20}` are the grids
-`leading` and `quadratic`. Two have no counterpart: `seq_uniform_15`, whose 16 steps are not the 15
-asked for, and `seq_quad_100`, four of whose steps go nowhere (0, 0, 0, 0, 1, 2, 2, ...); a grid
-here has as many different steps as it was asked for.
+`leading` and `quadratic`; `seq_uniform_15`, whose 16 steps are not the 15 asked for, is `strided`.
+`seq_quad_100`, four of whose steps go nowhere (0, 0, 0, 0, 1, 2, 2, ...), has no counterpart.
 """
 
 import pathlib
@@ -55,11 +54,13 @@ def test_as_many_different_steps_as_asked_for(name, kind):
             time_grid(name, 5, process)
         return
     for n in [n for n in (1, 2, 3, 7, 18, 50, 99, 100, 250, 999, 1000) if n <= (total or 1000)]:
-        if n == 1 and name in ("leading", "quadratic") and (total or 1) > 1:
+        if n == 1 and name in ("leading", "strided", "quadratic") and (total or 1) > 1:
             with pytest.raises(UserError, match=f"grid = '{name}'.*use 'uniform'"):
                 time_grid(name, n, process)
             continue
         times = time_grid(name, n, process)
+        if name == "strided" and (total or n) % n:
+            n = -(-total // (total // n))
         assert times.shape == (n + 1,)
         assert times[-1] == 0
         assert 0 < times[0] <= 1
@@ -87,6 +88,12 @@ def test_leading_rounds_down_where_the_steps_do_not_divide():
     steps = np.rint(time_grid("leading", 15, Gaussian())[::-1][1:] * 1000 - 1)
     np.testing.assert_array_equal(steps, [i * 1000 // 15 for i in range(15)])
     assert len(GOLDEN["ddimrepo/seq_uniform_15"]) == 16
+
+
+@pytest.mark.parametrize("n", [5, 10, 15, 20])
+def test_strided_is_as_published_where_the_steps_do_not_divide_too(n):
+    steps = time_grid("strided", n, Gaussian())[::-1] * 1000 - 1
+    np.testing.assert_allclose(steps[1:], GOLDEN[f"ddimrepo/seq_uniform_{n}"], atol=1e-9)
 
 
 @pytest.mark.parametrize("n", [5, 10, 15, 20])

@@ -124,6 +124,9 @@ class StarBeta(StarShaped):
             return point
         return jnp.round(point * (self.data.vocab_size - 1)).astype(jnp.int32)
 
+    def smooth_values(self, point: Point) -> Point:
+        return point
+
     def limit_point(self, shape: tuple[int, ...]) -> Float[Array, "*s"]:
         return jnp.full(shape, 0.5)
 

@@ -81,6 +81,15 @@ class Family(Defaults):
         """The data that a point is; the inverse of `point`."""
         return point
 
+    def smooth_values(self, point: Point) -> Float[Array, "b *s"]:
+        """`values` before they are rounded, of levels as 0 to 1. Raises UserError if tokens."""
+        if self.data.vocab_size is not None:
+            raise UserError(
+                f"config.process.name: what {type(self).__name__} draws of these data are tokens, "
+                "which have no derivative; finetune a process of levels or of real data"
+            )
+        return self.values(point)
+
     @property
     def weights(self) -> np.ndarray:
         """A_s of (2) for the steps 0, ..., T, float64; that of 0 is not used."""

@@ -85,6 +85,9 @@ class StarGaussian(StarShaped):
     def values(self, point: Point) -> Data:
         return point if self.data.vocab_size is None else to_levels(point, self.data.vocab_size)
 
+    def smooth_values(self, point: Point) -> Point:
+        return point if self.data.vocab_size is None else jnp.clip(0.5 * (point + 1), 0, 1)
+
     def limit_point(self, shape: tuple[int, ...]) -> Float[Array, "*s"]:
         return jnp.zeros(shape)
 

@@ -40,6 +40,28 @@ def test_draws_have_the_moments(name):
         assert_within((values - mean) ** 2, variance, (name, s, "variance"))
 
 
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "star_categorical"])
+def test_gradient_of_a_segment_has_no_bias(name):
+    """By the point, along one direction: its mean is the derivative of the exact mean."""
+    p, n = process(name), 1000
+    point = p.point(repeated(name, n))
+    first = jnp.full(n, p.chain_length // 2)
+    along = jax.random.normal(jax.random.key(0), point.shape[1:])
+
+    def moved(point, by):
+        return p.project(point + by.reshape(-1, *[1] * along.ndim) * along)
+
+    def exact(by):
+        moments = [p.moments(moved(point[:1], by), first[:1] + i) for i in range(3)]
+        return sum(mean for mean, _ in moments)[0]
+
+    weights = jax.random.normal(jax.random.key(1), jax.eval_shape(exact, jnp.zeros(1)).shape)
+    drawn = lambda by: jnp.sum(weights * p.segment(keys(n), moved(point, by), first, first + 3))
+    gradients = jax.jit(jax.grad(drawn))(jnp.zeros(n))
+    expected = jax.jit(jax.grad(lambda by: jnp.sum(weights * exact(by))))(jnp.zeros(1))
+    assert_within(gradients, np.asarray(expected[0], np.float64), name)
+
+
 def log_density(p, x, point, step):
     """log q(x_s | x0), summed over variables `[n]`, by scipy in float64."""
     x, point = np.asarray(x, np.float64), np.asarray(point, np.float64)
