@@ -30,7 +30,7 @@ def cosine(process: Process, n: int) -> np.ndarray:
 def leading(process: Process, n: int) -> np.ndarray:
     """DDIM's uniform subsequence: steps 0, T/n, 2T/n, ... of 0, ..., T - 1, so not the last one.
 
-    Where n does not divide T each step is rounded down; `strided` does what the published code does.
+    Where n does not divide T each step is rounded down; the published code is `strided`.
     """
     total = process.chain_length or n
     _check_length("leading", process, n)
