@@ -1,4 +1,4 @@
-"""Trains, evaluates or samples one config in one folder; see README.md.
+"""Trains, finetunes, evaluates or samples one config in one folder; see README.md.
 
 python main.py --config=configs/digits/masked.py --workdir=/tmp/digits
 python main.py --config=configs/digits/masked.py --workdir=/tmp/digits --mode=sample \
@@ -14,7 +14,9 @@ from md4jax import cli, hosts
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "A file in configs/.", lock_config=True)
 WORKDIR = flags.DEFINE_string("workdir", None, "The folder of the run; made if it is not there.")
-MODE = flags.DEFINE_enum("mode", "train", ["train", "evaluate", "sample"], "What to do.")
+MODE = flags.DEFINE_enum(
+    "mode", "train", ["train", "finetune", "evaluate", "sample"], "What to do."
+)
 DISTRIBUTED = flags.DEFINE_bool(
     "distributed",
     False,
@@ -34,8 +36,7 @@ def main(argv: list[str]) -> None:
     cli.keep_compilations()
     if DISTRIBUTED.value:
         hosts.join()
-    mode = {"train": md4jax.train, "evaluate": md4jax.evaluate, "sample": md4jax.sample}
-    mode[MODE.value](config, workdir)
+    getattr(md4jax, MODE.value)(config, workdir)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ _PUBLIC = {
     "train": "md4jax.training.loop:train",
     "evaluate": "md4jax.modes:evaluate",
     "sample": "md4jax.modes:sample",
+    "finetune": "md4jax.finetuning.run:finetune",
     "make_config": "md4jax.config:make_config",
     "load_config": "md4jax.config:load_config",
     "describe": "md4jax.config:describe",

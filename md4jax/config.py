@@ -17,6 +17,7 @@ import ml_collections
 from ml_collections import config_dict
 
 from md4jax.data import DATASETS
+from md4jax.finetuning import FINETUNES
 from md4jax.networks import NETWORKS
 from md4jax.options import (
     Table,
@@ -136,7 +137,10 @@ SECTIONS: dict[str, Table | type] = {
     "train": Train,
     "eval": Eval,
     "mesh": Mesh,
+    "finetune": FINETUNES,
 }
+# Sections that need not be given, and that older runs have not.
+_IF_NOT_GIVEN = {"finetune": {"name": "none"}}
 # What makes a model another model. The sampler may change between any two runs.
 _ALWAYS_CHANGEABLE = {"sampler"}
 
@@ -182,8 +186,8 @@ def make_config(**sections: Mapping[str, Any]) -> ml_collections.ConfigDict:
     """Fills in every default, so that each key can be overridden on the command line.
 
     Args:
-      **sections: `process`, `network`, `data`, `sampler`, `optimizer` as `{name, **fields}`;
-        `train`, `eval` and `mesh` as `{**fields}`.
+      **sections: `process`, `network`, `data`, `sampler`, `optimizer`, `finetune` as
+        `{name, **fields}`; `train`, `eval` and `mesh` as `{**fields}`.
 
     Raises:
       UserError: a section, name or field that does not exist, or one that is missing.
@@ -193,7 +197,7 @@ def make_config(**sections: Mapping[str, Any]) -> ml_collections.ConfigDict:
         raise UserError(f"config.{min(unknown)}: the sections are {', '.join(SECTIONS)}")
     config = ml_collections.ConfigDict()
     for section in SECTIONS:
-        values = dict(sections.get(section, {}))
+        values = dict(sections.get(section, _IF_NOT_GIVEN.get(section, {})))
         cls = _component(section, values)
         check_options(cls, _fields(values), f"config.{section}.")
         values = _renamed(section, values)
@@ -236,6 +240,7 @@ class Experiment:
     train: Train
     eval: Eval
     mesh: Mesh
+    finetune: Any
 
 
 def build(config: Mapping[str, Any]) -> Experiment:
@@ -271,21 +276,26 @@ def build(config: Mapping[str, Any]) -> Experiment:
 
 
 def to_dict(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A config as plain, JSON-able Python."""
+    """A config as plain, JSON-able Python, with every section."""
     if isinstance(config, ml_collections.ConfigDict):
         config = config.to_dict()
-    return json.loads(json.dumps(config))
+    return _IF_NOT_GIVEN | json.loads(json.dumps(config))
 
 
-def differences(saved: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
+def differences(
+    saved: Mapping[str, Any], given: Mapping[str, Any], sections: Sequence[str] = tuple(SECTIONS)
+) -> list[str]:
     """Keys in which two configs are of different models or runs, as `key: saved -> given` lines.
 
     Keys that may change when a run goes on (how often, where the data lies, the sampler, the mesh)
     are not compared.
+
+    Args:
+      sections: those to compare.
     """
     saved, given = to_dict(saved), to_dict(given)
     lines = []
-    for section in SECTIONS:
+    for section in sections:
         if section in _ALWAYS_CHANGEABLE:
             continue
         old, new = saved.get(section, {}), given.get(section, {})

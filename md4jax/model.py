@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -15,8 +15,11 @@ from md4jax.options import UserError
 from md4jax.processes.base import DataSpec, NetworkSpec, Process
 from md4jax.samplers.base import check_label
 from md4jax.time_sampling import TIME_SAMPLING
-from md4jax.training import partitioning, state
+from md4jax.training import optimizers, partitioning, state
 from md4jax.typing import PyTree
+
+if TYPE_CHECKING:
+    import optax
 
 # So many say enough of histograms and moments.
 STATISTICS_EXAMPLES = 10_000
@@ -56,9 +59,13 @@ class Model:
         return self.dataset.splits[name]
 
     def gradient(self) -> Callable:
-        """See `state.make_gradient`."""
-        loss = state.make_loss(self.experiment, self.process, self.network)
-        return state.make_gradient(loss, self.experiment.train, self.mesh)
+        """See `state.make_gradient`; of the training loss, or a finetune's."""
+        return self.experiment.finetune.gradient(self)
+
+    def optimizer(self) -> optax.GradientTransformation:
+        """The optax transformation, which leaves as it is what a finetune freezes."""
+        optimizer = self.experiment.optimizer.build(self.experiment.train.num_steps)
+        return optimizers.freeze(optimizer, self.experiment.finetune.frozen)
 
     def abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
         """Shapes of a training batch."""
@@ -74,27 +81,25 @@ class Model:
 
     @functools.cached_property
     def _metric_names(self) -> list[str]:
-        loss = state.make_loss(self.experiment, self.process, self.network)
         params = jax.eval_shape(self._init_params)
-        batch, number = self.abstract_batch(), jax.ShapeDtypeStruct((), "int32")
-        index = jax.ShapeDtypeStruct((self.experiment.train.batch_size,), "int32")
         times = TIME_SAMPLING[self.experiment.train.time_sampling]
         fixed = (
             self.process.abstract_statistics(),
             jax.eval_shape(lambda: times.init(self.process)),
         )
-        _, (metrics, *_) = jax.eval_shape(loss, params, fixed, batch, index, number, number)
-        return [*metrics, *state.NORMS]
+        return [*self.experiment.finetune.metric_names(self, params, fixed), *state.NORMS]
 
-    def _init_params(self) -> PyTree:
-        seed = self.experiment.train.seed
-        return state.init_params(self.process, self.network, self.spec, seed)
+    def _init_params(self, params: PyTree | None = None) -> PyTree:
+        if params is None:
+            seed = self.experiment.train.seed
+            params = state.init_params(self.process, self.network, self.spec, seed)
+        return self.experiment.finetune.init_params(self, params)
 
     def _init(self, statistics: PyTree, params: PyTree | None = None) -> state.TrainState:
-        params = self._init_params() if params is None else params
         return state.init_state(
-            self.experiment, self.process, params, statistics, self._metric_names
-        )
+            self.experiment.train, self.optimizer(), self.process, self._init_params(params),
+            statistics, self._metric_names,
+        )  # fmt: skip
 
     def _statistics(self) -> PyTree:
         """What the process makes of training examples, evenly spaced if there are many."""
@@ -116,14 +121,18 @@ class Model:
         """Shapes and shardings of the train state, without making it."""
         return self._abstract_state
 
-    def init_state(self, params: PyTree | None = None) -> state.TrainState:
+    def init_state(
+        self, params: PyTree | None = None, statistics: PyTree | None = None
+    ) -> state.TrainState:
         """The state before the first step, made where its arrays are to live.
 
         Args:
           params: what to begin with, as `state.init_params` gives it; None for fresh ones.
+          statistics: of the process; None if they are to be made of the training data.
         """
+        statistics = self._statistics() if statistics is None else statistics
         shardings = jax.tree.map(lambda x: x.sharding, self.abstract_state())
-        return jax.jit(self._init, out_shardings=shardings)(self._statistics(), params)
+        return jax.jit(self._init, out_shardings=shardings)(statistics, params)
 
 
 def _network_spec(process: Process, data: DataSpec, label_dropout: float) -> NetworkSpec:
@@ -173,4 +182,5 @@ def assemble(config: Mapping[str, Any]) -> Model:
     model = Model(config_lib.to_dict(config), experiment, dataset, process, network, mesh)
     for name in evaluation.splits:
         model.split(name)
+    experiment.finetune.check(model)
     return model

@@ -14,6 +14,7 @@ import numpy as np
 from md4jax import hosts
 from md4jax.console import Interrupted, StopSignal, duration, say
 from md4jax.evaluation.likelihood import Evaluator
+from md4jax.finetuning.base import Nothing
 from md4jax.model import Model, assemble
 from md4jax.options import UserError
 from md4jax.samplers.generate import Generator, draw_film, draw_samples, save_drawing
@@ -35,20 +36,35 @@ def train(config: Mapping[str, Any], workdir: str | pathlib.Path) -> dict[str, f
     Raises:
       UserError: the config, the data or the folder are not right, or the loss is not finite.
     """
-    started = time.monotonic()
-    with StopSignal() as stop:
-        model = assemble(config)
-        path = pathlib.Path(workdir).absolute()
-        workdir_lib.prepare(path, model)
-        run = Run(model, path, started)
-        try:
-            return run.to_the_end(stop)
-        finally:
-            run.close()
+    return Run.of(config, workdir)
 
 
 class Run:
     """One call of `train`: the state between steps and what happens every so many of them."""
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any], workdir: str | pathlib.Path) -> dict[str, float]:
+        """The whole run of a config in a folder; see `train`."""
+        started = time.monotonic()
+        with StopSignal() as stop:
+            model = assemble(config)
+            path = pathlib.Path(workdir).absolute()
+            cls.check(model, path)
+            workdir_lib.prepare(path, model)
+            run = cls(model, path, started)
+            try:
+                return run.to_the_end(stop)
+            finally:
+                run.close()
+
+    @classmethod
+    def check(cls, model: Model, path: pathlib.Path) -> None:
+        """Raises UserError if the model is not to be trained; before the folder is touched."""
+        if not isinstance(model.experiment.finetune, Nothing):
+            raise UserError(
+                f"config.finetune.name = {model.config['finetune']['name']!r}: --mode=train trains "
+                "from the beginning; use --mode=finetune, or 'none'"
+            )
 
     def __init__(self, model: Model, path: pathlib.Path, started: float):
         self.model, self.path, self.started = model, path, started
@@ -60,7 +76,7 @@ class Run:
         self.seconds = 0.0  # Of training, over all restarts.
         self.last_saved = None
         if restored is None:
-            self.state: TrainState = model.init_state()
+            self.state: TrainState = self.first_state()
         else:
             self.state = restored.state
             self.seconds = restored.meta["train_seconds"]
@@ -75,11 +91,13 @@ class Run:
         self.last_log = (self.step, time.monotonic())
         self.stopped = False
 
+    def first_state(self) -> TrainState:
+        """The state before the first step."""
+        return self.model.init_state()
+
     def compile(self) -> jax.stages.Compiled:
         """The train step, compiled before the loop: it cannot compile again in it."""
-        step = make_train_step(
-            self.options, self.model.gradient(), self.optimizer.build(self.options.num_steps)
-        )
+        step = make_train_step(self.options, self.model.gradient(), self.model.optimizer())
         jitted = jax.jit(
             step,
             donate_argnums=0,

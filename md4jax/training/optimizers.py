@@ -48,6 +48,21 @@ def _kernels(params: PyTree) -> PyTree:
     return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
 
 
+def freeze(
+    optimizer: optax.GradientTransformation, frozen: tuple[str, ...]
+) -> optax.GradientTransformation:
+    """The optimizer, leaving the parameters' subtrees of these names as they are.
+
+    Nothing moves them, weight decay neither, and nothing of them is kept, as their moments would.
+    """
+    import optax
+
+    if not frozen:
+        return optimizer
+    labels = lambda params: {name: "frozen" if name in frozen else "moved" for name in params}
+    return optax.multi_transform({"moved": optimizer, "frozen": optax.set_to_zero()}, labels)
+
+
 DECAY_MASKS = {"all": None, "kernels": _kernels}
 
 

@@ -34,7 +34,8 @@ class TrainState:
 
     Attributes:
       step: optimizer steps taken.
-      params: `{"network": ..., "process": ...}`; the latter is `{}` if nothing of it is learned.
+      params: `{"network": ..., "process": ...}`, the latter `{}` if nothing of it is learned; a
+        finetune may add to it.
       ema_params: averaged parameters, float32; None if `ema_decay` is 0.
       statistics: what the process has estimated from the data; training leaves it as it is.
       time_state: what the sampling of times remembers; None if nothing.
@@ -237,23 +238,24 @@ def _ema(decay: float, warmup: bool, old: PyTree, new: PyTree, step: Array) -> P
 
 
 def init_state(
-    experiment: Experiment,
+    train: Train,
+    optimizer: optax.GradientTransformation,
     process: Process,
     params: PyTree,
     statistics: PyTree,
     metric_names: list[str],
 ) -> TrainState:
-    """A state before the first step, around fresh parameters."""
+    """A state before the first step, around given parameters."""
     ema = None
-    if experiment.train.ema_decay:
+    if train.ema_decay:
         ema = jax.tree.map(lambda p: p.astype(jnp.float32), params)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
         ema_params=ema,
         statistics=statistics,
-        opt_state=experiment.optimizer.build(experiment.train.num_steps).init(params),
-        time_state=TIME_SAMPLING[experiment.train.time_sampling].init(process),
+        opt_state=optimizer.init(params),
+        time_state=TIME_SAMPLING[train.time_sampling].init(process),
         metric_sums={name: jnp.zeros(()) for name in metric_names},
         first_bad_step=jnp.full((), -1, jnp.int32),
     )

@@ -130,7 +130,7 @@ def checkpoint_meta(model: Model, step: int, train_seconds: float) -> dict[str, 
 
 def no_checkpoint(workdir: pathlib.Path) -> UserError:
     """The error for a folder that has nothing to evaluate or sample."""
-    return UserError(f"--workdir={workdir} has no checkpoint; train it with --mode=train first")
+    return UserError(f"--workdir={workdir} has no checkpoint; train it first")
 
 
 def require_run(workdir: pathlib.Path, model: Model) -> None:

@@ -1,0 +1,11 @@
+"""What a trained model can be finetuned to: one table, one class a finetune, one loop for all."""
+
+from md4jax.options import Table
+
+FINETUNES = Table(
+    "finetune",
+    {
+        "none": "md4jax.finetuning.base:Nothing",
+        "continued": "md4jax.finetuning.base:Finetune",
+    },
+)

@@ -1,0 +1,82 @@
+"""What a finetune says of itself; `--mode=train` is the one that finetunes nothing.
+
+A finetune is a dataclass of options, a section of the config. It may add parameters to those of the
+trained model, say which subtrees of them stay as they are, and give a gradient of its own; steps,
+evaluation, samples, checkpoints and resuming are those of the training loop.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import TYPE_CHECKING, ClassVar
+
+import jax
+
+from md4jax.options import option
+from md4jax.training import state
+from md4jax.typing import PyTree
+
+if TYPE_CHECKING:
+    from md4jax.model import Model
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Finetune:
+    """The training loss again, with another optimizer, batch or length.
+
+    Attributes:
+      frozen: a class attribute: names of the subtrees of the parameters that stay as they are.
+    """
+
+    frozen: ClassVar[tuple[str, ...]] = ()
+
+    start: str = option(
+        "The folder of the trained model to begin with, of the same process, network and data.",
+        "",
+        changeable=True,  # Read once, before the first step.
+    )
+
+    def check(self, model: Model) -> None:
+        """Whether the model can be finetuned so. Raises UserError if not; nothing compiles."""
+
+    def init_params(self, model: Model, params: PyTree) -> PyTree:
+        """All parameters of a finetuned model before the first step; jit-able.
+
+        Args:
+          params: `{"network": ..., "process": ...}` of the model to begin with.
+        """
+        return params
+
+    def loss(self, model: Model) -> Callable:
+        """What is minimised; see `state.make_loss`."""
+        return state.make_loss(model.experiment, model.process, model.network)
+
+    def gradient(self, model: Model) -> Callable:
+        """`(params, fixed, batch, step) -> (gradient, (metrics, u, losses))`, of the loss.
+
+        A finetune without a loss of each batch overrides this and `metric_names`.
+        """
+        return state.make_gradient(self.loss(model), model.experiment.train, model.mesh)
+
+    def metric_names(self, model: Model, params: PyTree, fixed: PyTree) -> list[str]:
+        """Of the gradient's metrics; of the loss's, for tracing that is three times as fast.
+
+        Args:
+          params: shapes of `init_params`'s.
+          fixed: shapes of `TrainState.fixed`.
+        """
+        number = jax.ShapeDtypeStruct((), "int32")
+        index = jax.ShapeDtypeStruct((model.experiment.train.batch_size,), "int32")
+        _, (metrics, *_) = jax.eval_shape(
+            self.loss(model), params, fixed, model.abstract_batch(), index, number, number
+        )
+        return list(metrics)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Nothing(Finetune):
+    """No finetuning: the model is trained from the beginning, with `--mode=train`."""
+
+    # No option, so that the section is empty.
+    start: str = dataclasses.field(default="", init=False)
