@@ -9,7 +9,9 @@ otherwise. `z_t` `[b, *spec.shape]` holds ids in `[0, spec.vocab_size)`, or real
 None; `t` `[b]` is what the process's `network_time` gives, and None exactly if `spec.has_time` is
 False; `label` `[b]` is None exactly if `spec.num_classes` is None. A network with `takes_segments`
 may also be given `segment` `[b, length]`, the number of each token's document, and then attends
-within documents alone. The output layer starts at zero, so a fresh network predicts zeros
+within documents alone. One with `gives_positions` may be given `positions` `[b, k]` of a sequence
+and puts out `[b, k, spec.out_features]`, at these alone: what its output layer would do elsewhere
+is saved. The output layer starts at zero, so a fresh network predicts zeros
 (or z_t, where that is added). `train=True` turns dropout on and needs a "dropout" key if
 `dropout_rate` is above 0.
 
@@ -36,10 +38,12 @@ class Network(nn.Module, kw_only=True):
       spec: what the process gives and asks for.
       takes_any_shape: a class attribute: whether `spec.out_shape` may be set.
       takes_segments: a class attribute: whether it attends within documents alone if told of them.
+      gives_positions: a class attribute: whether it can put out chosen positions alone.
     """
 
     takes_any_shape = False
     takes_segments = False
+    gives_positions = False
 
     spec: NetworkSpec
     dropout_rate: float = option("Probability of dropping an activation.", 0.0, at_least=0, below=1)

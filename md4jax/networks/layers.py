@@ -175,6 +175,13 @@ def channel_dropout(rate: float, train: bool) -> nn.Dropout:
     return nn.Dropout(rate, broadcast_dims=(1,), deterministic=not train)
 
 
+def at_positions(
+    x: Float[Array, "b l f"], positions: Int[Array, "b k"] | None
+) -> Float[Array, "b k f"]:
+    """The features of each example at its positions; all if that is None."""
+    return x if positions is None else jnp.take_along_axis(x, positions[..., None], axis=1)
+
+
 def apply_blocks(
     make: Callable[..., nn.Module],
     num_blocks: int,

@@ -25,7 +25,13 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from md4jax.networks.base import Network
-from md4jax.networks.layers import TIME_SCALE, Label, apply_blocks, time_embedding
+from md4jax.networks.layers import (
+    TIME_SCALE,
+    Label,
+    apply_blocks,
+    at_positions,
+    time_embedding,
+)
 from md4jax.options import UserError, option
 from md4jax.typing import Data, Time
 
@@ -153,6 +159,8 @@ class T5Encoder(Network, kw_only=True):
     none. Real values may have shape `(length,)`, where E has one row, or `(length, vectors)`.
     """
 
+    gives_positions = True
+
     feature_dim: int = option("Width of a head.", 64, at_least=4)
     num_layers: int = option("Blocks.", 12, at_least=1)
     num_heads: int = option("Attention heads.", 12, at_least=1)
@@ -181,6 +189,7 @@ class T5Encoder(Network, kw_only=True):
         t: Time | None,
         label: Label | None = None,
         train: bool = False,
+        positions: Int[Array, "b k"] | None = None,
     ) -> Float[Array, "b *s v"]:
         """`z_t` `[b, length(, V)]` to `[b, length(, V), spec.out_features]`; see `Network`."""
         self.check_inputs(t, label)
@@ -197,10 +206,11 @@ class T5Encoder(Network, kw_only=True):
         )
         x, _ = apply_blocks(make_block, self.num_layers, x, bias,
                             name="blocks", scan=self.scan_layers, remat=self.remat)  # fmt: skip
-        x = drop(nn.RMSNorm(epsilon=EPSILON, dtype=dtype, name="norm")(x[:, :length]))
+        x = at_positions(x[:, :length], positions)
+        x = drop(nn.RMSNorm(epsilon=EPSILON, dtype=dtype, name="norm")(x))
         features = z_t[0, 0].size * self.spec.out_features
         head = nn.Dense(features, dtype=dtype, kernel_init=nn.initializers.zeros, name="head")
-        return head(x).reshape(*z_t.shape, self.spec.out_features)
+        return head(x).reshape(*x.shape[:2], *z_t.shape[2:], self.spec.out_features)
 
     def _embed(self, z_t: Data, t: Time | None, label: Label | None) -> Float[Array, "b n f"]:
         """Equation (1)."""

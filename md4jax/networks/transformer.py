@@ -14,7 +14,14 @@ from jaxtyping import Array, Float, Int
 
 from md4jax.networks.attention import ACTIVATIONS, Attention, GatedFeedForward, TransformerBlock
 from md4jax.networks.base import Network, check_head_dim
-from md4jax.networks.layers import AdaptiveNorm, Conditioning, Label, Modulation, apply_blocks
+from md4jax.networks.layers import (
+    AdaptiveNorm,
+    Conditioning,
+    Label,
+    Modulation,
+    apply_blocks,
+    at_positions,
+)
 from md4jax.options import UserError, option
 from md4jax.typing import Data, Time
 
@@ -25,6 +32,7 @@ class Transformer(Network, kw_only=True):
     """Blocks of attention and gated feed-forward layers, of width `feature_dim * num_heads`."""
 
     takes_segments = True
+    gives_positions = True
 
     feature_dim: int = option("Width of a head and of the conditioning vector.", 64, at_least=4)
     num_layers: int = option("Blocks.", 12, at_least=1)
@@ -62,7 +70,8 @@ class Transformer(Network, kw_only=True):
         label: Label | None = None,
         train: bool = False,
         segment: Int[Array, "b l"] | None = None,
-    ) -> Float[Array, "b l v"]:
+        positions: Int[Array, "b k"] | None = None,
+    ) -> Float[Array, "b k v"]:
         """`z_t` `[b, length]` to `[b, length, spec.out_features]`; see `Network`."""
         self.check_inputs(t, label)
         dtype, activation = self.compute_dtype, ACTIVATIONS[self.feed_forward]
@@ -81,6 +90,7 @@ class Transformer(Network, kw_only=True):
         )  # fmt: skip
         x, _ = apply_blocks(make_block, self.num_layers, x, cond,
                             name="blocks", scan=self.scan_layers, remat=self.remat)  # fmt: skip
+        x = at_positions(x, positions)
         norm = AdaptiveNorm(EPSILON, dtype, name="norm")
         if cond is None:
             x = norm(x)

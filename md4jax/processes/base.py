@@ -15,7 +15,7 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
 
 from md4jax import rng
 from md4jax.typing import Data, Keys, Nats, PyTree, Time
@@ -76,6 +76,12 @@ class NetworkSpec:
     def output_shape(self) -> tuple[int, ...]:
         """Of the network's output, without the batch."""
         return (*self.shape, self.out_features) if self.out_shape is None else self.out_shape
+
+
+def pick(values: Array, positions: Int[Array, "b k"]) -> Array:
+    """`[b, *s, v]` at positions of the flattened `*s`, `[b, k, v]`."""
+    flat = values.reshape(values.shape[0], -1, values.shape[-1])
+    return jnp.take_along_axis(flat, positions[..., None], axis=1)
 
 
 def process_class(cls: type) -> type:

@@ -16,9 +16,9 @@ from jaxtyping import Array, Bool, Float, Float64, Int
 
 from md4jax import rng
 from md4jax.options import UserError, option
-from md4jax.processes.base import Denoiser, Prediction, Process
+from md4jax.processes.base import Denoiser, Prediction, Process, pick
 from md4jax.samplers.grids import GRIDS, respaced, time_grid
-from md4jax.typing import Data, Keys, PyTree, Time
+from md4jax.typing import Data, Keys, PyTree, Time, Tokens
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -108,6 +108,15 @@ class Ancestral:
         return process.reverse_sample(keys, z_t, prediction, t, s)
 
 
+def predict_at(
+    denoise: Denoiser, z_t: Tokens, t: Time, positions: Int[Array, "b k"]
+) -> Float[Array, "b k v"]:
+    """The logits of some positions of the flattened z_t; none but these, if the denoiser can."""
+    if hasattr(denoise, "at"):
+        return denoise.at(z_t, t, positions)
+    return pick(denoise(z_t, t), positions)
+
+
 # z and the step function's memory.
 State = tuple[Data, PyTree]
 # Values that samples keep, and where: `[b, *s]` each; None is nowhere.
@@ -166,17 +175,26 @@ def start(
     return z, (memory, _Reused.empty(denoise, z)) if step.reuse else memory
 
 
+class _Counted:
+    """A denoiser that counts how often it is asked."""
+
+    def __init__(self, denoise: Denoiser):
+        self._denoise, self.calls = denoise, 0
+
+    def __call__(self, z_t: Data, t: Time) -> Prediction:
+        self.calls += 1
+        return self._denoise(z_t, t)
+
+    def at(self, z_t: Data, t: Time, positions: Int[Array, "b k"]) -> Prediction:
+        self.calls += 1
+        return predict_at(self._denoise, z_t, t, positions)
+
+
 def calls_a_step(
     process: Process, denoise: Denoiser, step: Ancestral, keys: Keys, shape: tuple[int, ...]
 ) -> int:
     """How often a step asks the denoiser, if nothing is reused; nothing is computed."""
-    calls = 0
-
-    def counted(z_t, t):
-        nonlocal calls
-        calls += 1
-        return denoise(z_t, t)
-
+    counted = _Counted(denoise)
     once = dataclasses.replace(step, reuse=False)
 
     def first_step(keys):
@@ -185,7 +203,7 @@ def calls_a_step(
         return _step(process, counted, once, keys, times, None, state, 0)
 
     jax.eval_shape(first_step, keys)
-    return calls
+    return counted.calls
 
 
 def advance(
@@ -250,9 +268,26 @@ def sample(
     return process.decode(denoise, z)
 
 
-def guided(process: Process, denoise: Denoiser, unconditional: Denoiser, scale: float) -> Denoiser:
+@dataclasses.dataclass(frozen=True)
+class Guided:
     """Classifier-free guidance (arXiv:2207.12598), in the usual convention: scale 1 is none."""
-    return lambda z_t, t: process.guide(denoise(z_t, t), unconditional(z_t, t), scale)
+
+    process: Process
+    conditional: Denoiser
+    unconditional: Denoiser
+    scale: float
+
+    def __call__(self, z_t: Data, t: Time) -> Prediction:
+        """The prediction beyond the conditional one."""
+        both = self.conditional(z_t, t), self.unconditional(z_t, t)
+        return self.process.guide(*both, self.scale)
+
+    def at(self, z_t: Data, t: Time, positions: Int[Array, "b k"]) -> Prediction:
+        """The same of some positions."""
+        both = (
+            predict_at(one, z_t, t, positions) for one in (self.conditional, self.unconditional)
+        )
+        return self.process.guide(*both, self.scale)
 
 
 def check_label(step: Ancestral, num_classes: int | None, label_dropout: float) -> None:

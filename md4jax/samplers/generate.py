@@ -57,7 +57,7 @@ def bind_sampler(
     if scale != 1:
         null = jnp.full_like(label, null_label(model.network))
         unconditional = make_denoiser(process, model.network, params, null)
-        denoise = base.guided(process, denoise, unconditional, scale)
+        denoise = base.Guided(process, denoise, unconditional, scale)
     return process, denoise
 
 

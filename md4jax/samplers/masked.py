@@ -15,6 +15,7 @@ from md4jax.options import UserError, option
 from md4jax.processes.base import Denoiser, Process
 from md4jax.processes.masked import Masked
 from md4jax.processes.masking import categorical, joint_reverse_sample
+from md4jax.samplers.base import predict_at
 from md4jax.samplers.filters import Filtered
 from md4jax.typing import Keys, Logits, PyTree, Time, Tokens
 
@@ -128,7 +129,7 @@ class FirstHitting(OneSchedule):
     at the time where 1 - alpha is u^(1/n) (1 - alpha(tau)), u uniform, and it may be any. With one
     position a call (num_steps >= D) this is the model's law exactly, as `ancestral` has it for
     infinitely many steps; k positions of one call are drawn as if they did not depend on each
-    other. The grid's times are not used.
+    other. The grid's times are not used. Logits are computed at these k alone, if the network can.
     """
 
     def memory(self, z: Tokens) -> PyTree:
@@ -155,8 +156,7 @@ class FirstHitting(OneSchedule):
         tau = times[:, 0]
         score = jnp.where(positions(masked), gumbel(place_keys, (z_t[0].size,)), -jnp.inf)
         chosen = jax.lax.top_k(score, count)[1]  # [b, k]; what is drawn there alone is drawn.
-        logits = denoise(z_t, tau).reshape(z_t.shape[0], -1, process.vocab_size)
-        logits = jnp.take_along_axis(logits, chosen[..., None], axis=1)
+        logits = predict_at(denoise, z_t, tau, chosen)
         tokens = categorical(token_keys, self.filter(logits, tau), "high")
         flat, rows = positions(z_t), jnp.arange(len(z_t))[:, None]
         there = flat[rows, chosen]  # Of fewer masked positions than k some are not.

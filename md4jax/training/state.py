@@ -13,10 +13,10 @@ from jaxtyping import Array, Bool, Float, Int
 
 from md4jax import rng
 from md4jax.objectives import training_loss
-from md4jax.processes.base import DataSpec, Denoiser, Process
+from md4jax.processes.base import DataSpec, Denoiser, Prediction, Process, pick
 from md4jax.time_sampling import TIME_SAMPLING
 from md4jax.training.partitioning import BATCH_AXES
-from md4jax.typing import Data, Keys, PyTree
+from md4jax.typing import Data, Keys, PyTree, Time
 
 if TYPE_CHECKING:
     import optax
@@ -81,21 +81,48 @@ def make_denoiser(
       dropout: a key turns dropout on.
       segment: which document of its row each token is of; None is one document a row.
     """
-    told = {} if segment is None else {"segment": segment}
+    return NetworkDenoiser(process, network, params, label, dropout, segment)
 
-    def denoise(z_t, t):
-        output = network.apply(
-            {"params": params["network"]},
+
+@dataclasses.dataclass(frozen=True)
+class NetworkDenoiser:
+    """A denoiser, which can be asked for some positions alone; see `make_denoiser`."""
+
+    process: Process
+    network: Any
+    params: PyTree
+    label: Int[Array, "b"] | None = None
+    dropout: Array | None = None
+    segment: Int[Array, "b l"] | None = None
+
+    def __call__(self, z_t: Data, t: Time) -> Prediction:
+        """The prediction of x0."""
+        return self.process.predict(self._apply(z_t, t), z_t, t)
+
+    def at(self, z_t: Data, t: Time, positions: Int[Array, "b k"]) -> Prediction:
+        """The prediction `[b, k, ...]` at positions of the flattened z_t.
+
+        Where the network can it computes no other: with V = 50,257, a width of 128 and up to 16 of
+        256 positions a call is 4 to 5 times as fast on two CPU cores (`benchmarks/masked_head.py`).
+        """
+        if not self.network.gives_positions:
+            return pick(self(z_t, t), positions)
+        output = self._apply(z_t, t, positions=positions)
+        return self.process.predict(output, jnp.take_along_axis(z_t, positions, axis=1), t)
+
+    def _apply(self, z_t, t, **asked):
+        process, network = self.process, self.network
+        if self.segment is not None:
+            asked["segment"] = self.segment
+        return network.apply(
+            {"params": self.params["network"]},
             process.network_input(z_t, t),
             process.network_time(t) if network.spec.has_time else None,
-            label,
-            train=dropout is not None,
-            rngs=None if dropout is None else {"dropout": dropout},
-            **told,
+            self.label,
+            train=self.dropout is not None,
+            rngs=None if self.dropout is None else {"dropout": self.dropout},
+            **asked,
         )
-        return process.predict(output, z_t, t)
-
-    return denoise
 
 
 def bind_params(process: Process, params: PyTree) -> Process:

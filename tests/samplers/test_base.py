@@ -16,9 +16,9 @@ from md4jax.processes.masked import Masked
 from md4jax.samplers import STEPS
 from md4jax.samplers.base import (
     Ancestral,
+    Guided,
     advance,
     check_label,
-    guided,
     sample_labels,
     start,
 )
@@ -138,7 +138,7 @@ def test_guidance_scales_from_unconditional_to_conditional_and_beyond():
     z_t, t = jnp.full((2, LENGTH), VOCAB), jnp.ones(2)
     first = jnp.log(jnp.array([0.6, 0.3, 0.1]))
     conditional = lambda z_t, t: jnp.broadcast_to(first, (*z_t.shape, VOCAB))
-    predict = lambda scale: guided(PROCESS, conditional, exact, scale)(z_t, t)
+    predict = lambda scale: Guided(PROCESS, conditional, exact, scale)(z_t, t)
     np.testing.assert_allclose(predict(1.0), conditional(z_t, t), atol=1e-6)
     np.testing.assert_array_equal(predict(0.0), exact(z_t, t))
     expected = 3 * conditional(z_t, t) - 2 * exact(z_t, t)

@@ -27,7 +27,7 @@ from md4jax.processes.gaussian_math import Estimate, over_positions
 from md4jax.processes.masked import Masked
 from md4jax.processes.vdm import VDM
 from md4jax.samplers import STEPS
-from md4jax.samplers.base import Ancestral, advance, guided, sample, start
+from md4jax.samplers.base import Ancestral, Guided, advance, sample, start
 from md4jax.samplers.gaussian import DDIM, DPMSolver, Heun, ddim_encode, raised_time, slerp
 
 MEAN, DEVIATION = 0.3, 0.25
@@ -367,7 +367,7 @@ def test_guidance_scales_x0():
     z_t, t = jax.random.normal(jax.random.key(0), (2, 5)), jnp.full(2, 0.5)
     output = jax.random.normal(jax.random.key(1), (2, 2, 5, 2))
     conditional, unconditional = (lambda z_t, t, o=o: process.predict(o, z_t, t) for o in output)
-    predict = lambda scale: guided(process, conditional, unconditional, scale)(z_t, t)
+    predict = lambda scale: Guided(process, conditional, unconditional, scale)(z_t, t)
     c, u = conditional(z_t, t), unconditional(z_t, t)
     np.testing.assert_allclose(predict(1.0).x0, c.x0, atol=1e-5)
     np.testing.assert_array_equal(predict(0.0).x0, u.x0)
