@@ -6,6 +6,7 @@ FINETUNES = Table(
     "finetune",
     {
         "none": "md4jax.finetuning.base:Nothing",
+        "mmd": "md4jax.finetuning.mmd:MMD",
         "continued": "md4jax.finetuning.base:Finetune",
     },
 )

@@ -48,12 +48,16 @@ class Finetune:
         """
         return params
 
+    def constants(self, model: Model) -> tuple[PyTree, ...]:
+        """Arrays that the gradient is given after its other arguments, such as frozen weights."""
+        return ()
+
     def loss(self, model: Model) -> Callable:
         """What is minimised; see `state.make_loss`."""
         return state.make_loss(model.experiment, model.process, model.network)
 
     def gradient(self, model: Model) -> Callable:
-        """`(params, fixed, batch, step) -> (gradient, (metrics, u, losses))`, of the loss.
+        """`(params, fixed, batch, step, *constants) -> (gradient, (metrics, u, losses))`.
 
         A finetune without a loss of each batch overrides this and `metric_names`.
         """

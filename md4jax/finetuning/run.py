@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from md4jax import config as config_lib
-from md4jax.console import say
+from md4jax.console import StopSignal, say
 from md4jax.finetuning import FINETUNES
 from md4jax.finetuning.base import Nothing
 from md4jax.model import Model
@@ -49,6 +49,13 @@ class Finetuning(Run):
             )
         if not (path / "checkpoints").is_dir():
             start_of(model)
+
+    def at_start(self, stop: StopSignal) -> None:
+        """Also evaluates and samples before the first step, with the seeds of later ones."""
+        self.at_step(stop)
+
+    def due(self, every: int) -> bool:
+        return self.step == 0 or super().due(every)
 
     def first_state(self) -> TrainState:
         """The state before the first step, around the start's weights and statistics."""

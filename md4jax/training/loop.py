@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import pathlib
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -95,7 +95,7 @@ class Run:
         """The state before the first step."""
         return self.model.init_state()
 
-    def compile(self) -> jax.stages.Compiled:
+    def compile(self) -> Callable:
         """The train step, compiled before the loop: it cannot compile again in it."""
         step = make_train_step(self.options, self.model.gradient(), self.model.optimizer())
         jitted = jax.jit(
@@ -103,7 +103,10 @@ class Run:
             donate_argnums=0,
             out_shardings=(self.shardings, partitioning.replicated(self.model.mesh)),
         )
-        return jitted.lower(self.state, self.model.abstract_batch()).compile()
+        constants = self.model.experiment.finetune.constants(self.model)
+        constants = jax.device_put(constants, partitioning.replicated(self.model.mesh))
+        compiled = jitted.lower(self.state, self.model.abstract_batch(), *constants).compile()
+        return lambda state, batch: compiled(state, batch, *constants)
 
     def to_the_end(self, stop: StopSignal) -> dict[str, float]:
         """Steps until `num_steps`, or until asked to stop."""
@@ -111,8 +114,7 @@ class Run:
 
         options = self.options
         try:
-            if self.step:  # What a stop had cut short.
-                self.at_step(stop)
+            self.at_start(stop)
             if self.step < options.num_steps:
                 with TrainBatches(
                     self.model.split("train"),
@@ -134,7 +136,12 @@ class Run:
         self.checkpoints.wait()
         return self.finish()
 
-    def loop(self, train_step: jax.stages.Compiled, batches: Any, stop: StopSignal) -> None:
+    def at_start(self, stop: StopSignal) -> None:
+        """What a stop had cut short."""
+        if self.step:
+            self.at_step(stop)
+
+    def loop(self, train_step: Callable, batches: Any, stop: StopSignal) -> None:
         """Takes steps; the host never waits for the device but to log, evaluate, sample or save."""
         options, first = self.options, self.step
         self.last_log = (self.step, time.monotonic())

@@ -291,13 +291,16 @@ def init_state(
 def make_train_step(
     train: Train, gradient: Callable, optimizer: optax.GradientTransformation
 ) -> Callable:
-    """`(state, batch) -> (state, metrics)`, pure; metrics are means since the last logged step."""
+    """`(state, batch, *constants) -> (state, metrics)`, pure.
+
+    Metrics are means since the last logged step; constants are for the gradient.
+    """
     import optax
 
     update_times = TIME_SAMPLING[train.time_sampling].update
 
-    def train_step(state: TrainState, batch: dict[str, Array]):
-        grads, seen = gradient(state.params, state.fixed, batch, state.step)
+    def train_step(state: TrainState, batch: dict[str, Array], *constants: PyTree):
+        grads, seen = gradient(state.params, state.fixed, batch, state.step, *constants)
         metrics, u, losses = seen
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
