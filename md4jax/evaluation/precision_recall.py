@@ -5,13 +5,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float
 
-
-def _radii(points: Float[np.ndarray, "n d"], k: int) -> Float[np.ndarray, "n"]:
-    """Distance from each point to its k-th nearest other point."""
-    from scipy.spatial.distance import cdist
-
-    # Place 0 of a sorted row is the point itself.
-    return np.partition(cdist(points, points), k, axis=1)[:, k]
+from md4jax.evaluation.neighbours import distance_blocks, radii
 
 
 def precision_recall(
@@ -27,9 +21,10 @@ def precision_recall(
       real: features, or pixels, one row an example.
       generated: the same of samples.
     """
-    from scipy.spatial.distance import cdist
-
-    distance = cdist(real, generated)  # [n, m]
-    precision = (distance <= _radii(real, k)[:, None]).any(axis=0).mean()
-    recall = (distance <= _radii(generated, k)[None, :]).any(axis=1).mean()
-    return float(precision), float(recall)
+    of_real, of_generated = radii(real, k), radii(generated, k)
+    precise = np.zeros(len(generated), bool)
+    recalled = np.zeros(len(real), bool)
+    for rows, distance in distance_blocks(real, generated):
+        precise |= (distance <= of_real[rows, None]).any(axis=0)
+        recalled[rows] = (distance <= of_generated).any(axis=1)
+    return float(precise.mean()), float(recalled.mean())
