@@ -81,9 +81,9 @@ def mmd_with_error(
 ) -> tuple[float, float]:
     """(2) and its standard error, in float64, a block of pairs at a time.
 
-    The error is the jackknife's: with T_i the value without point i, it is the root of the sum, over
-    both sets, of (n - 1) / n sum_i (T_i - mean T)^2. In the mean its square is not below the
-    variance of (2) of sets smaller by one (B. Efron, C. Stein 1981).
+    The error is the jackknife's: with T_i the value without point i, its square is the sum, over
+    both sets, of (n - 1) / n sum_i (T_i - mean T)^2; in the mean that is not below the variance of
+    (2) of sets smaller by one (B. Efron, C. Stein 1981).
 
     Args:
       x: at least three points.

@@ -46,14 +46,19 @@ class Trigram:
         return float(-total / rows.size)
 
 
+def check_vocab(vocab_size: int) -> None:
+    """Raises UserError if the vocabulary is too large for the model."""
+    if vocab_size > MAX_VOCAB:
+        raise UserError(f"a trigram model of {vocab_size} ids is too large; at most {MAX_VOCAB}")
+
+
 def fit(tokens: Integer[np.ndarray, "t"], vocab_size: int) -> Trigram:
     """The model of a text.
 
     Raises:
       UserError: the vocabulary is too large for it.
     """
-    if vocab_size > MAX_VOCAB:
-        raise UserError(f"a trigram model of {vocab_size} ids is too large; at most {MAX_VOCAB}")
+    check_vocab(vocab_size)
     tokens, v = tokens.astype(np.int64), vocab_size
     uni = (np.bincount(tokens, minlength=v) + 1) / (len(tokens) + v)
     pairs = tokens[:-1] * v + tokens[1:]
