@@ -18,6 +18,8 @@ from ml_collections import config_dict
 
 from md4jax.data import DATASETS
 from md4jax.finetuning import FINETUNES
+from md4jax.evaluation.features import FEATURES
+from md4jax.evaluation.metrics import METRICS
 from md4jax.networks import NETWORKS
 from md4jax.options import (
     Table,
@@ -87,9 +89,11 @@ class Train:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Eval:
-    """How the likelihood bound is estimated."""
+    """How the likelihood bound is estimated, and what is measured of samples."""
 
-    splits: tuple[str, ...] = option("Data splits.", ("test",), changeable=True)
+    splits: tuple[str, ...] = option(
+        "Data splits whose bound is estimated; () is none.", ("test",), changeable=True
+    )
     batch_size: int = option(
         "Examples evaluated together; changes no number.", 256, at_least=1, changeable=True
     )
@@ -111,6 +115,28 @@ class Eval:
         at_least=1,
         changeable=True,
     )
+    metrics: tuple[str, ...] = option(
+        "What is measured of config.sampler.num_samples samples; () is nothing.", (),
+        one_of=tuple(METRICS), changeable=True,
+    )  # fmt: skip
+    features: str = option(
+        "What images are measured by.", "pixels", one_of=tuple(FEATURES), changeable=True
+    )
+    weights: str | None = option(
+        "File of the features' weights, if they have any.", None, changeable=True
+    )
+    reference: str = option(
+        "What samples are compared with: a split, or for images a file metrics/reference_*.npz.",
+        "train", changeable=True,
+    )  # fmt: skip
+    reference_examples: int | None = option(
+        "How many of the split's examples, evenly spaced; None is as many as samples (if there "
+        "are), 0 is all.", None, at_least=0, changeable=True,
+    )  # fmt: skip
+    scorer: str | None = option(
+        "Folder of the language model that reads texts, for generative_perplexity and mauve.",
+        None, changeable=True,
+    )  # fmt: skip
 
     def __post_init__(self):
         if self.time_points % 2:

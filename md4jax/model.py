@@ -50,12 +50,10 @@ class Model:
         """Of the data."""
         return self.dataset.spec
 
-    def split(self, name: str) -> Any:
-        """A split of the data. Raises UserError if there is none of that name."""
+    def split(self, name: str, key: str = "config.eval.splits") -> Any:
+        """A split of the data. Raises UserError, naming the key, if there is none of that name."""
         if name not in self.dataset.splits:
-            raise UserError(
-                f"config.eval.splits has {name!r}: the data have {', '.join(self.dataset.splits)}"
-            )
+            raise UserError(f"{key} has {name!r}: the data have {', '.join(self.dataset.splits)}")
         return self.dataset.splits[name]
 
     def gradient(self) -> Callable:
