@@ -14,6 +14,7 @@ import numpy as np
 from md4jax import hosts
 from md4jax.console import Interrupted, StopSignal, say
 from md4jax.model import Model, assemble
+from md4jax.options import UserError
 from md4jax.training import workdir as workdir_lib
 from md4jax.typing import PyTree
 
@@ -36,31 +37,46 @@ def restore(config: Mapping[str, Any], workdir: str | pathlib.Path) -> tuple[Mod
 
 
 def evaluate(config: Mapping[str, Any], workdir: str | pathlib.Path) -> list[dict[str, Any]]:
-    """The likelihood bound of each split, as a table and as lines of `metrics/eval.jsonl`.
+    """The bound of each split and the metrics of samples, as tables and in `metrics/eval.jsonl`.
 
     Raises:
-      UserError: see `restore`.
+      UserError: see `restore`; or a metric cannot be had.
     """
     from md4jax.evaluation.likelihood import Evaluator
+    from md4jax.evaluation.samples import SampleMetrics, table
     from md4jax.training.writers import MetricWriter
 
     model, params, step = restore(config, workdir)
+    if not (model.experiment.eval.splits or model.experiment.eval.metrics):
+        raise UserError("config.eval.splits and config.eval.metrics are (): nothing to evaluate")
+    path = pathlib.Path(workdir).absolute()
     evaluator = Evaluator(model)
-    writer = MetricWriter(pathlib.Path(workdir).absolute())
+    metrics = SampleMetrics(model, path) if model.experiment.eval.metrics else None
+    writer = MetricWriter(path)
     results = []
+
+    def add(result):
+        results.append({"source": "evaluate", **result})
+        writer.evaluation(step, results[-1])
+
     with StopSignal() as stop, contextlib.closing(writer):
-        for split in model.experiment.eval.splits:
-            try:
-                result = evaluator(params, split, lambda: stop.requested)
-            except Interrupted:
-                say(f"stopped before {split} was evaluated")
-                return results
-            results.append({"source": "evaluate", **result})
-            writer.evaluation(step, results[-1])
-    say(_table(model, step, results))
-    if baselines := _baselines(model):
-        say(baselines)
-    say(f"results: {pathlib.Path(workdir).absolute()}/metrics/eval.jsonl")
+        what = "nothing"
+        try:
+            for split in model.experiment.eval.splits:
+                what = split
+                add(evaluator(params, split, lambda: stop.requested))
+            if results:
+                say(_table(model, step, results))
+                if baselines := _baselines(model):
+                    say(baselines)
+            if metrics is not None:
+                what = "samples"
+                add({"kind": "samples", **metrics(params, lambda: stop.requested)})
+                say(table(results[-1]))
+        except Interrupted:
+            say(f"stopped before {what} was evaluated")
+            return results
+    say(f"results: {path}/metrics/eval.jsonl")
     return results
 
 

@@ -15,6 +15,7 @@ from md4jax import hosts
 from md4jax.console import Interrupted, StopSignal, duration, say
 from md4jax.evaluation.likelihood import Evaluator
 from md4jax.finetuning.base import Nothing
+from md4jax.evaluation.samples import SampleMetrics, figures
 from md4jax.model import Model, assemble
 from md4jax.options import UserError
 from md4jax.samplers.generate import Generator, draw_film, draw_samples, save_drawing
@@ -86,6 +87,10 @@ class Run:
         self.writer = MetricWriter(path)
         self.writer.truncate(self.step)
         self.evaluator, self.generator = Evaluator(model), Generator(model)
+        self.metrics = None
+        if model.experiment.eval.metrics:
+            self.metrics = SampleMetrics(model, path, self.generator)
+        self.samples: np.ndarray | None = None  # Of this step, if they were drawn already.
         self.shardings = jax.tree.map(lambda x: x.sharding, abstract)
         self.pending: tuple[int, dict] | None = None
         self.last_log = (self.step, time.monotonic())
@@ -242,13 +247,14 @@ class Run:
             self.evaluate(stop)
         if sample:
             self.sample(stop)
+        self.samples = None
         # The time of training stands still meanwhile.
         self.last_log = (self.last_log[0], self.last_log[1] + time.monotonic() - began)
 
     def evaluate(self, stop: StopSignal) -> None:
-        """Appends the bound of each split to `metrics/eval.jsonl`."""
+        """Appends the bound of each split, and the samples' metrics, to `metrics/eval.jsonl`."""
         for split in self.model.experiment.eval.splits:
-            if hosts.agree(self.evaluation(split) is not None):
+            if hosts.agree(self.evaluation(split=split) is not None):
                 continue
             result = self.evaluator(self.state.eval_params, split, lambda: stop.requested)
             self.writer.evaluation(self.step, {"source": "train", **result})
@@ -256,15 +262,28 @@ class Run:
                 f"step {self.step}  {split} {result['bits_per_dim']:.4f} "
                 f"± {result['standard_error']:.4f} bits/{self.model.spec.unit}"
             )
+        if self.metrics is None or hosts.agree(self.evaluation(kind="samples") is not None):
+            return
+        stopping = lambda: stop.requested
+        result = self.metrics.from_samples(self.draw(stop), stopping) | self.metrics.drawn_by()
+        self.writer.evaluation(self.step, {"source": "train", "kind": "samples", **result})
+        say(f"step {self.step}  samples: {figures(result)}")
 
-    def evaluation(self, split: str) -> dict[str, Any] | None:
-        """The line of this step and split in `metrics/eval.jsonl`, if there is one."""
+    def evaluation(self, **about: str) -> dict[str, Any] | None:
+        """This step's line of `metrics/eval.jsonl` that is so, `split="test"`, if there is one."""
         file = self.path / "metrics" / "eval.jsonl"
         lines = file.read_text().splitlines() if file.exists() else []
+        wanted = {"step": self.step, "source": "train", **about}
         for line in map(json.loads, reversed(lines)):
-            if (line["step"], line["split"], line["source"]) == (self.step, split, "train"):
+            if all(line.get(key) == value for key, value in wanted.items()):
                 return line
         return None
+
+    def draw(self, stop: StopSignal) -> np.ndarray:
+        """The samples of this step, drawn once."""
+        if self.samples is None:
+            self.samples, _ = self.generator(self.state.eval_params, lambda: stop.requested)
+        return self.samples
 
     def sample(self, stop: StopSignal) -> None:
         """Draws a grid, or texts, into `samples/`."""
@@ -272,7 +291,7 @@ class Run:
         endings = (".png", ".txt")
         if hosts.agree(any(file.with_name(file.name + end).exists() for end in endings)):
             return
-        samples, _ = self.generator(self.state.eval_params, lambda: stop.requested)
+        samples = self.draw(stop)
         self.films()  # Before the samples' file, which says that all is drawn.
         if not hosts.is_first():
             return
@@ -293,19 +312,26 @@ class Run:
                 save_drawing(file, draw_film(self.model, film))
 
     def finish(self) -> dict[str, float]:
-        """Says where everything is; returns the last evaluation of the first split."""
-        results = [self.evaluation(split) for split in self.model.experiment.eval.splits]
-        figures = ", ".join(
-            f"{r['split']} {r['bits_per_dim']:.4f} ± {float(r['standard_error']):.4f}"
-            for r in results
-            if r
-        )
+        """Says where everything is; returns the last evaluation of the first split.
+
+        Without splits it is that of the samples. On other hosts than the first it may be empty.
+        """
+        splits = self.model.experiment.eval.splits
+        results = [self.evaluation(split=split) for split in splits]
+        words = [
+            f"{r['split']} {r['bits_per_dim']:.4f} ± {float(r['standard_error']):.4f} "
+            f"bits/{self.model.spec.unit}"
+            for r in filter(None, results)
+        ]
+        if self.metrics is not None:
+            results.append(self.evaluation(kind="samples"))
+            words += [f"samples: {figures(results[-1])}"] if results[-1] else []
         say(
-            f"done: {self.step} steps in {duration(self.seconds)}; {figures} "
-            f"bits/{self.model.spec.unit}\n"
+            f"done: {self.step} steps in {duration(self.seconds)}"
+            f"{'; ' if words else ''}{', '.join(words)}\n"
             f"results: {self.path}/ (checkpoints/ metrics/ samples/; tensorboard --logdir reads it)"
         )
-        return results[0] or {}  # On other hosts than the first there may be none to read.
+        return (results or [None])[0] or {}
 
     def close(self) -> None:
         """Waits for what is still being written."""

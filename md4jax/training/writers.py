@@ -81,10 +81,12 @@ class MetricWriter:
 
         Args:
           values: what was found; `source` says who evaluated ("train" or "evaluate"), `split`
-            which data. Words go to the file alone, numbers to TensorBoard as well.
+            which data, or `kind` what else. Words go to the file alone, numbers to TensorBoard as
+            well.
         """
         if self._active:
-            self._numbers(str(values.get("split", "eval")), step, values, file="eval")
+            about = values.get("split", values.get("kind", "eval"))
+            self._numbers(str(about), step, values, file="eval")
             self._tensorboard().flush()
 
     def image(self, step: int, name: str, image: UInt8[np.ndarray, "height width c"]) -> None:
