@@ -115,6 +115,15 @@ class Eval:
         at_least=1,
         changeable=True,
     )
+    texts: tuple[str, ...] = option(
+        "UTF-8 files whose bound is estimated too, in the ids of the model's own data: zero-shot "
+        "perplexity. Of text data only.", (), changeable=True,
+    )  # fmt: skip
+    table: bool = option(
+        "With --mode=evaluate: a table of the bound by every estimator the process has, and the "
+        "bound at each time as a curve; of num_examples examples, else of batch_size.",
+        False, changeable=True,
+    )  # fmt: skip
     metrics: tuple[str, ...] = option(
         "What is measured of config.sampler.num_samples samples; () is nothing.", (),
         one_of=tuple(METRICS), changeable=True,

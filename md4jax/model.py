@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from md4jax import config as config_lib
+from md4jax.data.other_texts import with_texts
 from md4jax.options import UserError
 from md4jax.processes.base import DataSpec, NetworkSpec, Process
 from md4jax.samplers.base import check_label
@@ -55,6 +56,11 @@ class Model:
         if name not in self.dataset.splits:
             raise UserError(f"{key} has {name!r}: the data have {', '.join(self.dataset.splits)}")
         return self.dataset.splits[name]
+
+    @property
+    def eval_splits(self) -> tuple[str, ...]:
+        """Splits whose bound is estimated; texts of `config.eval.texts` are splits as well."""
+        return (*self.experiment.eval.splits, *self.experiment.eval.texts)
 
     def gradient(self) -> Callable:
         """See `state.make_gradient`; of the training loss, or a finetune's."""
@@ -157,7 +163,7 @@ def assemble(config: Mapping[str, Any]) -> Model:
     partitioning.check_batch(mesh, train.batch_size, train.microbatches, "config.train.batch_size")
     partitioning.check_batch(mesh, evaluation.batch_size, 1, "config.eval.batch_size")
     partitioning.check_batch(mesh, sampler.batch_size, 1, "config.sampler.batch_size")
-    dataset = experiment.data.load()
+    dataset = with_texts(experiment.data.load(), evaluation.texts)
     is_image = len(dataset.spec.shape) == 3 and dataset.spec.vocab_size is not None
     for key in ("random_flip", "random_crop"):
         if getattr(train, key) and not is_image:
@@ -178,7 +184,7 @@ def assemble(config: Mapping[str, Any]) -> Model:
     )
     network.check()
     model = Model(config_lib.to_dict(config), experiment, dataset, process, network, mesh)
-    for name in evaluation.splits:
+    for name in model.eval_splits:
         model.split(name)
     experiment.finetune.check(model)
     return model

@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -40,44 +40,69 @@ def evaluate(config: Mapping[str, Any], workdir: str | pathlib.Path) -> list[dic
     """The bound of each split and the metrics of samples, as tables and in `metrics/eval.jsonl`.
 
     Raises:
-      UserError: see `restore`; or a metric cannot be had.
+      UserError: see `restore`; or nothing is asked for, or what cannot be had.
     """
+    from md4jax.evaluation import samples
     from md4jax.evaluation.likelihood import Evaluator
-    from md4jax.evaluation.samples import SampleMetrics, table
     from md4jax.training.writers import MetricWriter
 
     model, params, step = restore(config, workdir)
-    if not (model.experiment.eval.splits or model.experiment.eval.metrics):
-        raise UserError("config.eval.splits and config.eval.metrics are (): nothing to evaluate")
-    path = pathlib.Path(workdir).absolute()
+    options, path = model.experiment.eval, pathlib.Path(workdir).absolute()
+    if not (model.eval_splits or options.metrics):
+        raise UserError(
+            "config.eval.splits = () and config.eval.metrics = (): one has to name some"
+        )
     evaluator = Evaluator(model)
-    metrics = SampleMetrics(model, path) if model.experiment.eval.metrics else None
+    metrics = samples.SampleMetrics(model, path) if options.metrics else None
     writer = MetricWriter(path)
     results = []
 
     def add(result):
         results.append({"source": "evaluate", **result})
         writer.evaluation(step, results[-1])
+        return result
 
     with StopSignal() as stop, contextlib.closing(writer):
-        what = "nothing"
+        what, stopping = "anything", lambda: stop.requested
         try:
-            for split in model.experiment.eval.splits:
-                what = split
-                add(evaluator(params, split, lambda: stop.requested))
+            for what in model.eval_splits:
+                add(evaluator(params, what, stopping))
             if results:
                 say(_table(model, step, results))
-                if baselines := _baselines(model):
-                    say(baselines)
+            if results and (baselines := _baselines(model)):
+                say(baselines)
+            if options.table and results:
+                what = "the table"
+                _bounds(
+                    model, params, path / "metrics" / f"bound_by_time_{step:08d}", add, stopping
+                )
             if metrics is not None:
                 what = "samples"
-                add({"kind": "samples", **metrics(params, lambda: stop.requested)})
-                say(table(results[-1]))
+                say(samples.table(add({"kind": "samples", **metrics(params, stopping)})))
         except Interrupted:
             say(f"stopped before {what} was evaluated")
             return results
     say(f"results: {path}/metrics/eval.jsonl")
     return results
+
+
+def _bounds(
+    model: Model,
+    params: PyTree,
+    file: pathlib.Path,
+    add: Callable[[dict[str, Any]], dict[str, Any]],
+    should_stop: Callable[[], bool],
+) -> None:
+    """A table of each split's bound by every estimator, and a drawing of it by time."""
+    from md4jax.evaluation import likelihood_table
+
+    by_each, curves = likelihood_table.LikelihoodTable(model), {}
+    for split in model.eval_splits:
+        line, curves[split] = by_each(params, split, should_stop)
+        say(likelihood_table.table(model, add(line)))
+    if hosts.is_first():
+        unit = f"bits/{model.spec.unit}"
+        say(f"by time: {likelihood_table.save_curves(file, unit, curves)}")
 
 
 def _table(model: Model, step: int, results: list[dict[str, Any]]) -> str:

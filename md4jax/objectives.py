@@ -86,24 +86,45 @@ def bound(
     Args:
       time_points: K, the number of network calls an example.
     """
-    first = 1 / process.chain_length if process.chain_length and time_points > 1 else 0.0
-    strata = time_points - (first > 0)
+    terms = bound_by_time(process, denoise, x0, keys, time_points)
+    return jax.tree.map(lambda x: jnp.sum(x, axis=0), terms)
 
-    def terms_at(u, number):
+
+def strata(process: Process, time_points: int) -> tuple[np.ndarray, np.ndarray]:
+    """Where the K parts of [0, 1] begin that `bound` has its points in, and how wide each is."""
+    first = _first(process, time_points)
+    rest = time_points - (first > 0)
+    starts = first + (1 - first) * np.arange(rest) / rest
+    widths = np.full(rest, (1 - first) / rest)
+    return (np.append(0.0, starts), np.append(first, widths)) if first else (starts, widths)
+
+
+def _first(process: Process, time_points: int) -> float:
+    """The width of a chain's first step, which has a point of its own; 0 if it has none."""
+    return 1 / process.chain_length if process.chain_length and time_points > 1 else 0.0
+
+
+def bound_by_time(
+    process: Process, denoise: Denoiser, x0: Data, keys: Keys, time_points: int
+) -> dict[str, Float[Array, "k b"]]:
+    """What each point of `bound` gives to it, nats: their sum over k is the estimate."""
+    first = _first(process, time_points)
+    number = time_points - (first > 0)
+    share = (1 - first) / number
+
+    def terms_at(u, number, weight):
         point_keys = rng.fold(keys, number)
         t = process.time(u)
         z_t = process.forward_sample(rng.fold(point_keys, 0), x0, t)
-        return process.bound_terms(rng.fold(point_keys, 1), denoise(z_t, t), x0, z_t, t)
+        terms = process.bound_terms(rng.fold(point_keys, 1), denoise(z_t, t), x0, z_t, t)
+        return jax.tree.map(lambda x: weight * x, terms)
 
-    def add_point(total, k):
-        terms = terms_at(first + (1 - first) * (offset + k) / strata, k)
-        return jax.tree.map(lambda a, b: a + b * ((1 - first) / strata), total, terms), None
+    def point(carry, k):
+        return carry, terms_at(first + (1 - first) * (offset + k) / number, k, share)
 
     offset = jax.vmap(jax.random.uniform)(rng.fold(keys, time_points))
+    _, terms = jax.lax.scan(point, None, jnp.arange(number))
     if first:
-        total = terms_at(jnp.full(offset.shape, 0.5 * first), time_points + 1)
-        total = jax.tree.map(lambda x: first * x, total)
-    else:
-        shapes = jax.eval_shape(terms_at, offset, 0)
-        total = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-    return jax.lax.scan(add_point, total, jnp.arange(strata))[0]
+        at_first = terms_at(jnp.full(offset.shape, 0.5 * first), time_points + 1, first)
+        terms = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), at_first, terms)
+    return terms

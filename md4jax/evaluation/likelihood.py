@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 
 from md4jax import rng
 from md4jax.console import Interrupted, Progress
-from md4jax.objectives import bound, path_bound
+from md4jax.objectives import bound_by_time, path_bound
 from md4jax.training.partitioning import batch_sharding, replicated
 from md4jax.training.state import bind_params, make_denoiser
 from md4jax.typing import PyTree
@@ -24,9 +25,22 @@ REPLICATES = 2  # Independent estimates of each example, whose difference tells 
 
 
 class Evaluator:
-    """Estimates bounds as a config asks for; compiled once, for any weights."""
+    """Estimates bounds as a config asks for; compiled once, for any weights.
 
-    def __init__(self, model: Model):
+    Attributes:
+      by_time: what each time gave to the last bound, in the order of `objectives.strata`, bits/dim;
+        their sum is the bound.
+    """
+
+    by_time: Float[np.ndarray, "k"]
+
+    def __init__(self, model: Model, path_replicates: int = 1):
+        """Compiles nothing yet.
+
+        Args:
+          model: whose `config.eval` says how.
+          path_replicates: independent estimates by whole paths; their noise shows with two.
+        """
         self.model = model
         self.options = model.experiment.eval
         points = self.options.time_points // REPLICATES
@@ -37,16 +51,15 @@ class Evaluator:
             told = {name: batch.get(name) for name in ("label", "segment")}
             denoise = make_denoiser(process, model.network, params, **told)
             keys = rng.example_keys(key, batch["index"])
-            replicates = [
-                bound(process, denoise, batch["x0"], rng.fold(keys, r), points)
-                for r in range(REPLICATES)
-            ]
-            terms = jax.tree.map(lambda *x: jnp.stack(x), *replicates)  # [replicates, b]
-            if self.options.path_samples is None:
-                return terms, None
-            path_keys = rng.fold(keys, REPLICATES)
-            paths = self.options.path_samples
-            return terms, path_bound(process, denoise, batch["x0"], path_keys, paths)
+            x0, paths = batch["x0"], self.options.path_samples
+            times = lambda r: bound_by_time(process, denoise, x0, rng.fold(keys, r), points)
+            each = jax.lax.map(times, jnp.arange(REPLICATES))  # [replicates, k, b]
+            terms = jax.tree.map(lambda x: jnp.sum(x, axis=1), each)
+            by_time = jnp.sum(jnp.mean(sum(each.values()), axis=0) * batch["mask"], axis=1)
+            if paths is None:
+                return terms, by_time, None
+            whole = lambda r: path_bound(process, denoise, x0, rng.fold(keys, r), paths)
+            return terms, by_time, jax.lax.map(whole, REPLICATES + jnp.arange(path_replicates))
 
         self._estimate = jax.jit(estimate, out_shardings=replicated(model.mesh))
 
@@ -74,18 +87,18 @@ class Evaluator:
         for batch in batches:
             if should_stop():
                 raise Interrupted
-            batch.pop("mask")  # Padding comes last: the first n values are the examples'.
             values.append(self._estimate(params, batch))
             # Wait for the batch before, so that the devices always have one more to work on.
             jax.block_until_ready(values[-2:-1])
             progress.update(max(0, len(values) - 1) * size)
-        values = jax.device_get(values)
-        each = [terms for terms, _ in values]
-        terms = {k: np.concatenate([v[k] for v in each], axis=1)[:, :n] for k in each[0]}
-        result = {"split": split} | self._summary(terms)
+        each, by_time, paths = zip(*jax.device_get(values))
+        self.by_time = np.sum(by_time, axis=0, dtype=np.float64) / n * self._scale
+        # Padding comes last: the first n values are the examples'.
+        join = lambda *x: np.concatenate(x, axis=1)[:, :n].astype(np.float64) * self._scale
+        result = {"split": split} | self._summary(jax.tree.map(join, *each))
         if self.options.path_samples:
-            paths = np.concatenate([path for _, path in values])[:n].astype(np.float64)
-            result["bits_per_dim_of_paths"] = float(paths.mean() * self._scale)
+            of_paths = errors(join(*paths))
+            result |= {f"{name}_of_paths": value for name, value in of_paths.items()}
             result["path_samples"] = self.options.path_samples
         return result
 
@@ -95,17 +108,27 @@ class Evaluator:
         return 1 / (math.prod(self.model.spec.shape) * math.log(2))
 
     def _summary(self, terms: dict[str, np.ndarray]) -> dict[str, float | int]:
-        """Means and errors of `[replicates, n]` nats, in bits/dim, summed in float64."""
-        terms = {k: v.astype(np.float64) * self._scale for k, v in terms.items()}
+        """Means and errors of terms `[replicates, n]`, bits/dim."""
         total = np.sum(list(terms.values()), axis=0)
-        n = total.shape[1]
-        per_example = total.mean(axis=0)
-        spread = per_example.std(ddof=1) if n > 1 else float("nan")
-        result = {
-            "bits_per_dim": float(per_example.mean()),
-            "standard_error": float(spread / math.sqrt(n)),
-            "monte_carlo_error": float(np.sqrt(np.sum((total[0] - total[1]) ** 2) / 4) / n),
-            "examples": n,
-            "time_points": self.options.time_points,
-        }
-        return result | {f"{k}_bits_per_dim": float(v.mean()) for k, v in terms.items()}
+        counts = {"examples": total.shape[1], "time_points": self.options.time_points}
+        means = {f"{k}_bits_per_dim": float(v.mean()) for k, v in terms.items()}
+        return errors(total) | counts | self._of_texts(total.mean()) | means
+
+    def _of_texts(self, bits: float) -> dict[str, float]:
+        """Of sequences of ids the bound on the perplexity of one."""
+        spec = self.model.spec
+        return {} if spec.vocab_size is None or len(spec.shape) > 1 else {"perplexity": 2.0**bits}
+
+
+def errors(values: Float[np.ndarray, "replicates n"]) -> dict[str, float]:
+    """Mean of estimates, its standard error over examples and, of two replicates, their noise."""
+    n, per_example = values.shape[1], values.mean(axis=0)
+    spread = per_example.std(ddof=1) if n > 1 else float("nan")
+    found = {
+        "bits_per_dim": float(per_example.mean()),
+        "standard_error": float(spread / math.sqrt(n)),
+    }
+    if len(values) == 2:
+        noise = np.sqrt(np.sum((values[0] - values[1]) ** 2) / 4) / n
+        found["monte_carlo_error"] = float(noise)
+    return found

@@ -253,7 +253,7 @@ class Run:
 
     def evaluate(self, stop: StopSignal) -> None:
         """Appends the bound of each split, and the samples' metrics, to `metrics/eval.jsonl`."""
-        for split in self.model.experiment.eval.splits:
+        for split in self.model.eval_splits:
             if hosts.agree(self.evaluation(split=split) is not None):
                 continue
             result = self.evaluator(self.state.eval_params, split, lambda: stop.requested)
@@ -316,8 +316,7 @@ class Run:
 
         Without splits it is that of the samples. On other hosts than the first it may be empty.
         """
-        splits = self.model.experiment.eval.splits
-        results = [self.evaluation(split=split) for split in splits]
+        results = [self.evaluation(split=split) for split in self.model.eval_splits]
         words = [
             f"{r['split']} {r['bits_per_dim']:.4f} ± {float(r['standard_error']):.4f} "
             f"bits/{self.model.spec.unit}"
