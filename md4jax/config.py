@@ -17,9 +17,9 @@ import ml_collections
 from ml_collections import config_dict
 
 from md4jax.data import DATASETS
-from md4jax.finetuning import FINETUNES
 from md4jax.evaluation.features import FEATURES
 from md4jax.evaluation.metrics import METRICS
+from md4jax.finetuning import FINETUNES
 from md4jax.networks import NETWORKS
 from md4jax.options import (
     Table,

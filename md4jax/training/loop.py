@@ -14,8 +14,8 @@ import numpy as np
 from md4jax import hosts
 from md4jax.console import Interrupted, StopSignal, duration, say
 from md4jax.evaluation.likelihood import Evaluator
-from md4jax.finetuning.base import Nothing
 from md4jax.evaluation.samples import SampleMetrics, figures
+from md4jax.finetuning.base import Nothing
 from md4jax.model import Model, assemble
 from md4jax.options import UserError
 from md4jax.samplers.generate import Generator, draw_film, draw_samples, save_drawing
