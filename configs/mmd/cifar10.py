@@ -1,0 +1,63 @@
+"""MMD-DDM on CIFAR-10 (arXiv:2301.07969): DDPM, finetuned to 5 network calls.
+
+Command:   python -m md4jax.convert --from=ddpm --config=configs/ddpm/cifar10.py \
+               --to=/tmp/md4jax/ddpm_cifar10 --checkpoint=...
+           python main.py --config=configs/mmd/cifar10.py --mode=finetune \
+               --workdir=/tmp/md4jax/mmd_cifar10 --config.finetune.weights=pt_inception.pth \
+               --config.eval.weights=clip.safetensors
+Data:      python prepare_data.py --dataset=cifar10
+Network:   35,746,307 parameters
+Batch:     64 images and as many samples over all devices
+Hardware:  not given
+Expected:  FIDROW
+Status:    not run here
+
+Values are the published code's (arXiv:2301.07969), for training on Inception's features and 5 steps.
+Not as published: the 5 steps begin at the last of the 1,000, where theirs begin at 800
+(`sampler.grid="strided"`); there is no dropout. The
+metrics are of CLIP's features, which are not trained on, and of fewer samples than the paper's 50,000.
+"""
+
+import ml_collections
+
+from md4jax.config import make_config
+
+
+def get_config() -> ml_collections.ConfigDict:
+    return make_config(
+        finetune=dict(name="mmd", start="/tmp/md4jax/ddpm_cifar10", features="inception"),
+        process=dict(
+            name="gaussian",
+            num_timesteps=1000,
+            schedule="linear",
+            target="noise",
+            variance="fixed_large",
+            loss="mse",
+            clip="none",
+        ),
+        network=dict(
+            name="ddpm_unet",
+            feature_dim=128,
+            num_layers=2,
+            ch_mult=(1, 2, 2, 2),
+            attention_levels=(2,),
+            dropout_rate=0.1,
+            dtype="float32",  # As published; bfloat16 is faster where there are units for it.
+        ),
+        data=dict(name="images", dataset="cifar10"),
+        sampler=dict(
+            name="ddim", num_steps=5, grid="uniform", num_samples=10_000, batch_size=256
+        ),
+        optimizer=dict(name="adamw", learning_rate=5e-6, schedule="constant", clip_norm=0.5),
+        train=dict(
+            num_steps=500,
+            batch_size=64,
+            random_flip=True,
+            ema_decay=0.0,
+            log_every=10,
+            eval_every=100,
+            sample_every=50,
+            checkpoint_every=50,
+        ),
+        eval=dict(splits=(), metrics=("fid", "kid", "precision_recall"), features="clip"),
+    )

@@ -1,0 +1,38 @@
+"""Few steps on the digits: the Betas of `digits/beta.py`, finetuned to 5 network calls by MMD.
+
+Command:   python main.py --config=configs/digits/beta.py --workdir=/tmp/md4jax/digits_beta
+           python main.py --config=configs/mmd/digits_beta.py --mode=finetune \
+               --workdir=/tmp/md4jax/mmd_beta
+Network:   1,739,473 parameters, of the trained model
+Batch:     64 images and as many samples
+Hardware:  2 CPU cores
+Expected:  see README.md, "Few steps"
+"""
+
+import ml_collections
+
+from md4jax.config import make_config
+
+
+def get_config() -> ml_collections.ConfigDict:
+    return make_config(
+        finetune=dict(name="mmd", start="/tmp/md4jax/digits_beta", features="pixels"),
+        process=dict(
+            name="star_beta", num_timesteps=1000, loss="kl", tail="table", prediction="posterior"
+        ),
+        network=dict(
+            name="uvit",
+            feature_dim=64,
+            num_layers=2,
+            dit_layers=4,
+            dit_heads=4,
+            dit_hidden=128,
+        ),
+        data=dict(name="digits"),
+        sampler=dict(name="ancestral", num_steps=5, grid="endpoints", num_samples=1000, batch_size=250),
+        optimizer=dict(name="adamw", learning_rate=1e-4, warmup_steps=0, clip_norm=0.5),
+        train=dict(
+            num_steps=200, batch_size=64, ema_decay=0.0, log_every=10, checkpoint_every=50
+        ),
+        eval=dict(splits=(), metrics=("kid", "precision_recall"), features="pixels"),
+    )
