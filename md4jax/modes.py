@@ -49,9 +49,7 @@ def evaluate(config: Mapping[str, Any], workdir: str | pathlib.Path) -> list[dic
     model, params, step = restore(config, workdir)
     options, path = model.experiment.eval, pathlib.Path(workdir).absolute()
     if not (model.eval_splits or options.metrics):
-        raise UserError(
-            "config.eval.splits = () and config.eval.metrics = (): one has to name some"
-        )
+        raise UserError("config.eval.splits and config.eval.metrics are (): nothing to evaluate")
     evaluator = Evaluator(model)
     metrics = samples.SampleMetrics(model, path) if options.metrics else None
     writer = MetricWriter(path)
