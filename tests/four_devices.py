@@ -16,7 +16,9 @@ import tiny
 from jax.sharding import AxisType
 
 from md4jax.config import load_config, make_config
+from md4jax.evaluation.distances import Polynomial, mmd_with_error
 from md4jax.evaluation.likelihood import Evaluator
+from md4jax.evaluation.samples import SampleMetrics
 from md4jax.model import assemble
 from md4jax.samplers.generate import Generator
 from md4jax.training import partitioning
@@ -164,3 +166,17 @@ def test_samples(text):
     assert len({x.tobytes() for x in expected}) == 8
     for mesh, size in (((1, 1, 1), 4), ((4, 1, 1), 8), ((2, 1, 2), 8)):
         assert (samples(mesh, size) == expected).all()
+
+
+def test_features_of_samples(images):
+    """Each of 7 images once, though batches of 4 do not divide them; all devices have their part."""
+    model = model_on(images, (2, 2, 1), eval__metrics=("kid",), sampler__num_samples=7)
+    samples = model.split("test").gather(np.arange(7))["x0"]
+    result = SampleMetrics(model).from_samples(samples)
+    train, count = model.split("train"), len(model.split("train"))
+    reference = train.gather(np.arange(7) * count // 7)["x0"]
+    x, y = ((z / np.float32(16)).reshape(7, -1) for z in (reference, samples))
+    value, error = mmd_with_error(x, y, Polynomial(3))
+    # Pixels are copied, not summed.
+    assert result["kid"] == pytest.approx(value, rel=1e-12)
+    assert result["kid_standard_error"] == pytest.approx(error, rel=1e-12)
