@@ -9,7 +9,7 @@ Data:      python prepare_data.py --dataset=lsun_church
 Network:   113,673,219 parameters
 Batch:     128 images and as many samples over all devices
 Hardware:  not given
-Expected:  FIDROW
+Expected:  not known: the paper (its table of 5 steps) was not at hand; no figure of ours
 Status:    not run here
 
 Values are the published code's (arXiv:2301.07969), for training on Inception's features and 5 steps.

@@ -2,15 +2,21 @@
 
 import functools
 import itertools
+import json
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
 
+import md4jax
 from md4jax import rng
+from md4jax.config import load_config, make_config
 from md4jax.evaluation.distances import Polynomial, squared_mmd
 from md4jax.finetuning import mmd
+from md4jax.model import assemble
+from md4jax.options import UserError
 from md4jax.processes.base import DataSpec
 from md4jax.processes.gaussian import Gaussian
 from md4jax.processes.masked import Masked
@@ -216,3 +222,81 @@ def test_twenty_steps_take_the_memory_of_a_few(monkeypatch):
     # A step keeps 10 layers of its own, or, computed again, z alone: a tenth of what it kept.
     assert many < 3 * few
     assert kept > 4 * many
+
+
+@pytest.mark.parametrize("name", ["gaussian", "beta", "masked"])
+def test_gradients_of_the_shipped_configs(name):
+    """That they can be traced, whole and in parts, and are of the parameters' shapes."""
+    config = tiny.tiny(load_config(tiny.ROOT / f"configs/mmd/digits_{name}.py"))
+    for parts in (1, 2):
+        config.train.batch_size, config.train.microbatches = 6, parts
+        model = assemble(config)
+        state = model.abstract_state()
+        finetune = model.experiment.finetune
+        weights = jax.eval_shape(lambda: finetune.constants(model))
+        gradient, (metrics, *_) = jax.eval_shape(
+            finetune.gradient(model), state.params, state.fixed, model.abstract_batch(), state.step,
+            *weights,
+        )  # fmt: skip
+        shapes = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)
+        assert shapes(gradient) == shapes(state.params)
+        assert list(metrics) == ["loss"]
+
+
+@pytest.mark.parametrize(
+    "wrong, words",
+    [
+        (
+            {"train.batch_size": 1},
+            "config.train.batch_size = 1, in 1 parts: .* at least 2 examples",
+        ),
+        (
+            {"train.microbatches": 4, "finetune.accumulate": "apart"},
+            "config.train.batch_size = 4, in 4 parts: .* at least 2 examples",
+        ),
+        ({"sampler.num_steps": 5}, "config.sampler.num_steps = 5: the process has 4 steps"),
+        ({"sampler.reuse": True}, "config.sampler.reuse = True"),
+        ({"finetune.weights": "x.npz"}, "config.finetune.weights = 'x.npz' should be None"),
+    ],
+)
+def test_bad_input(wrong, words, tmp_path):
+    """One line, before anything compiles or is written."""
+    config = tiny.tiny(load_config(tiny.ROOT / "configs/mmd/digits_gaussian.py"))
+    for key, value in wrong.items():
+        section, key = key.split(".")
+        config[section][key] = value
+    with pytest.raises(UserError, match=words):
+        md4jax.finetune(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_tokens_are_drawn_by_a_step_that_tells_its_law(tmp_path):
+    config = tiny.tiny(load_config(tiny.ROOT / "configs/mmd/digits_masked.py")).to_dict()
+    config["sampler"]["name"] = "mean"
+    with pytest.raises(UserError, match="Mean does not say with what probability"):
+        assemble(make_config(**config))
+
+
+def test_finetuned_workdir(tmp_path, capsys):
+    """From a trained model to metrics before and after, and a folder that knows its steps."""
+    config = tiny.tiny(load_config(tiny.ROOT / "configs/digits/gaussian.py"))
+    config.train.num_steps = 2
+    md4jax.train(config, tmp_path / "start")
+    config = tiny.tiny(load_config(tiny.ROOT / "configs/mmd/digits_gaussian.py"))
+    config.finetune.start, config.train.num_steps = str(tmp_path / "start"), 2
+    config.eval.metrics = ("kid",)
+    md4jax.finetune(config, tmp_path / "run")
+    lines = [json.loads(x) for x in (tmp_path / "run/metrics/eval.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [0, 2]
+    assert all(np.isfinite(line["kid"]) for line in lines)
+    assert lines[0]["kid"] != lines[1]["kid"]
+    grids = sorted(p.name for p in (tmp_path / "run/samples").glob("*.png"))
+    assert grids == ["step_00000000.png", "step_00000002.png"]
+    capsys.readouterr()
+    md4jax.sample(config, tmp_path / "run")
+    assert "another sampler" not in capsys.readouterr().out
+    config.sampler.num_steps = 4
+    md4jax.sample(config, tmp_path / "run")
+    assert "finetuned for another sampler: config.sampler.num_steps = 4, not 3" in (
+        capsys.readouterr().out
+    )
