@@ -169,7 +169,7 @@ def test_samples(text):
 
 
 def test_features_of_samples(images):
-    """Each of 7 images once, though batches of 4 do not divide them; all devices have their part."""
+    """Each of 7 images once, though batches of 4 do not divide them, and on all devices."""
     model = model_on(images, (2, 2, 1), eval__metrics=("kid",), sampler__num_samples=7)
     samples = model.split("test").gather(np.arange(7))["x0"]
     result = SampleMetrics(model).from_samples(samples)

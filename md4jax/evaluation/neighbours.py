@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import Float
 
-BLOCK_BYTES = 2**28  # Of float64: one block, and at most as much again beside it.
+BLOCK_BYTES = 2**26  # Of a block of float64; kernels of it have a few beside it.
 
 
 def row_blocks(rows: int, columns: int) -> Iterator[slice]:

@@ -51,8 +51,9 @@ class Run:
             model = assemble(config)
             path = pathlib.Path(workdir).absolute()
             cls.check(model, path)
+            metrics = SampleMetrics(model, path) if model.experiment.eval.metrics else None
             workdir_lib.prepare(path, model)
-            run = cls(model, path, started)
+            run = cls(model, path, started, metrics)
             try:
                 return run.to_the_end(stop)
             finally:
@@ -67,8 +68,14 @@ class Run:
                 "from the beginning; use --mode=finetune, or 'none'"
             )
 
-    def __init__(self, model: Model, path: pathlib.Path, started: float):
-        self.model, self.path, self.started = model, path, started
+    def __init__(
+        self,
+        model: Model,
+        path: pathlib.Path,
+        started: float,
+        metrics: SampleMetrics | None = None,
+    ):
+        self.model, self.path, self.started, self.metrics = model, path, started, metrics
         self.options = model.experiment.train
         self.optimizer = model.experiment.optimizer
         self.checkpoints = workdir_lib.open_checkpoints(path, model)
@@ -86,10 +93,8 @@ class Run:
         self.step = 0 if restored is None else restored.step
         self.writer = MetricWriter(path)
         self.writer.truncate(self.step)
-        self.evaluator, self.generator = Evaluator(model), Generator(model)
-        self.metrics = None
-        if model.experiment.eval.metrics:
-            self.metrics = SampleMetrics(model, path, self.generator)
+        self.evaluator = Evaluator(model)
+        self.generator = Generator(model) if metrics is None else metrics.generator
         self.samples: np.ndarray | None = None  # Of this step, if they were drawn already.
         self.shardings = jax.tree.map(lambda x: x.sharding, abstract)
         self.pending: tuple[int, dict] | None = None

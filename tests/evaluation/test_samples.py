@@ -282,6 +282,9 @@ def test_while_training(points, tmp_path, monkeypatch, capsys):
     assert evaluated == {k: v for k, v in last.items() if k != "step"} | {"source": "evaluate"}
     out = capsys.readouterr().out
     assert "30 samples by ancestral, 4 steps, 5 network calls each, raw weights; against 30" in out
+    with pytest.raises(UserError, match="'kid', which is for images"):
+        md4jax.train(tiny.override(points, eval__metrics=("kid",)), tmp_path / "other")
+    assert not (tmp_path / "other").exists()
     with pytest.raises(UserError, match="nothing to evaluate"):
         md4jax.evaluate(tiny.override(points, eval__metrics=()), tmp_path)
 
