@@ -26,22 +26,31 @@ SAFETENSORS_TYPES = {
 }  # fmt: skip
 
 
-def read_file(path: pathlib.Path) -> Any:
+def read_file(path: pathlib.Path, given: str | None = None) -> Any:
     """The content of a checkpoint, with NumPy arrays: a dict of them, or what else was saved.
 
     What kind of file it is is seen from its first bytes, not from its name. Nothing in it is run.
 
+    Args:
+      path: of the file.
+      given: how the user named it, for messages; None is `--checkpoint=<path>`.
+
     Raises:
       UserError: it is not there, is damaged or no checkpoint, or needs PyTorch, which is missing.
     """
+    given = f"--checkpoint={path}" if given is None else given
     try:
         return _reader(path)(path)
-    except UserError:
-        raise
+    except _Unreadable as error:
+        raise UserError(f"{given} {error}") from error
     except OSError as error:
-        raise UserError(f"--checkpoint={path} cannot be read: {error.strerror}") from error
+        raise UserError(f"{given} cannot be read: {error.strerror}") from error
     except Exception as error:  # Damage shows in each of these libraries' own ways.
-        raise UserError(f"--checkpoint={path} cannot be read: {one_line(error)}") from error
+        raise UserError(f"{given} cannot be read: {one_line(error)}") from error
+
+
+class _Unreadable(Exception):
+    """What is wrong with a file, as the end of a sentence that begins with its name."""
 
 
 def _reader(path: pathlib.Path) -> Callable[[pathlib.Path], Any]:
@@ -50,6 +59,12 @@ def _reader(path: pathlib.Path) -> Callable[[pathlib.Path], Any]:
     if start.startswith(b"PK"):
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
+        if any(name.endswith("/constants.pkl") for name in names):
+            raise _Unreadable(
+                "is an archive of TorchScript, which holds code: in PyTorch save its arrays, "
+                "numpy.savez(FILE, **{k: v.float().numpy() for k, v in "
+                "torch.jit.load(ARCHIVE, 'cpu').state_dict().items()}), and give that .npz"
+            )
         return _read_npz if all(name.endswith(".npy") for name in names) else _read_torch
     if start[8:9] == b"{" and path.stat().st_size > int.from_bytes(start[:8], "little"):
         return _read_safetensors
@@ -57,9 +72,7 @@ def _reader(path: pathlib.Path) -> Callable[[pathlib.Path], Any]:
         return _read_torch
     if 0x80 < start[0] <= 0x8F or start[0] in (0xDE, 0xDF):  # A dict of MessagePack.
         return _read_flax
-    raise UserError(
-        f"--checkpoint={path} is no file of PyTorch, NumPy (.npz), safetensors or Flax (msgpack)"
-    )
+    raise _Unreadable("is no file of PyTorch, NumPy (.npz), safetensors or Flax (msgpack)")
 
 
 def _read_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
@@ -90,8 +103,8 @@ def _read_torch(path: pathlib.Path) -> Any:
     try:
         import torch
     except ImportError:
-        raise UserError(
-            f"--checkpoint={path} is a file of PyTorch, which is not installed: pip install torch "
+        raise _Unreadable(
+            "is a file of PyTorch, which is not installed: pip install torch "
             "(or, where it is, save the arrays with numpy.savez, and give that .npz)"
         ) from None
 
@@ -105,23 +118,29 @@ def _read_torch(path: pathlib.Path) -> Any:
     try:
         return to_numpy(torch.load(path, map_location="cpu", weights_only=True))
     except pickle.UnpicklingError as error:
-        raise UserError(
-            f"--checkpoint={path} is damaged, or holds more than arrays, numbers, lists and dicts"
+        raise _Unreadable(
+            "is damaged, or holds more than arrays, numbers, lists and dicts"
         ) from error
 
 
-def state_dict(content: Any, file: str) -> dict[str, np.ndarray]:
+def state_dict(content: Any, file: str, given: str | None = None) -> dict[str, np.ndarray]:
     """Arrays by name, without the `module.` that training on several devices puts before them.
+
+    Args:
+      content: of the file, see `read_file`.
+      file: its name.
+      given: how the user named it, for messages; None is `--checkpoint=<file>`.
 
     Raises:
       UserError: that is not what the file holds.
     """
+    given = f"--checkpoint={file}" if given is None else given
     if not isinstance(content, Mapping) or not content:
-        raise UserError(f"--checkpoint={file} holds no arrays by name, but {_kind(content)}")
+        raise UserError(f"{given} holds no arrays by name, but {_kind(content)}")
     others = [str(k) for k, v in content.items() if not isinstance(v, np.ndarray)]
     if others:
         raise UserError(
-            f"--checkpoint={file} should hold nothing but arrays by name; {others[0]!r} is "
+            f"{given} should hold nothing but arrays by name; {others[0]!r} is "
             f"{_kind(content[others[0]])}"
         )
     return {str(name).removeprefix("module."): array for name, array in content.items()}

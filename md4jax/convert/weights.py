@@ -16,7 +16,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar
 
 import jax
@@ -185,9 +185,42 @@ def convert_params(source: Source, model: Model, arrays: Arrays, what: str) -> P
     """
     abstract = _abstract_params(model, scan_layers=False)
     fitted = pieces(source.origins(model), abstract, source.separator)
+    try:
+        params = lay_out(fitted, abstract, arrays, source.ignored, what)
+    except Misfit as error:
+        name = model.config["network"]["name"]
+        message = f"{what} does not fit config.network.name = {name!r}: {error}"
+        if hints := _hints(source, model, {n: np.shape(x) for n, x in arrays.items()}):
+            message += f". It seems to be of {hints}"
+        raise UserError(message) from error
+    if not model.network.scan_layers:
+        return params
+    return _stacked(params, _abstract_params(model, scan_layers=True))
+
+
+class Misfit(Exception):
+    """Arrays that are not a network's; the message says which are left over, missing or wrong."""
+
+
+def lay_out(
+    fitted: Mapping[str, Piece], abstract: PyTree, arrays: Arrays, ignored: Iterable[str], what: str
+) -> PyTree:
+    """Parameters, float32, from the arrays of a checkpoint.
+
+    Args:
+      fitted: see `pieces`.
+      abstract: shapes of the parameters.
+      arrays: of the checkpoint, by name.
+      ignored: patterns of names that are no weights of this network.
+      what: the file, for the message.
+
+    Raises:
+      Misfit: names or shapes differ.
+      UserError: numbers are not finite.
+    """
     wanted = {piece.name for piece in fitted.values()}
-    ignored = [re.compile(pattern) for pattern in source.ignored]
-    extra = [n for n in arrays if n not in wanted and not any(p.fullmatch(n) for p in ignored)]
+    patterns = [re.compile(pattern) for pattern in ignored]
+    extra = [n for n in arrays if n not in wanted and not any(p.fullmatch(n) for p in patterns)]
     missing = sorted(wanted - set(arrays))
     values, misfits = {}, []
     for path, leaf in flat(abstract).items():
@@ -198,14 +231,11 @@ def convert_params(source: Source, model: Model, arrays: Arrays, what: str) -> P
         if values[path] is None or values[path].shape != leaf.shape:
             misfits.append(_misfit(piece, arrays[piece.name], values[path], path, leaf))
     if extra or missing or misfits:
-        raise UserError(_message(source, model, arrays, what, extra, missing, misfits))
+        raise Misfit(_differences(extra, missing, misfits))
     for path, value in values.items():
         if not np.isfinite(value).all():
             raise UserError(f"{what}: {fitted[path].name} holds numbers that are not finite")
-    params = jax.tree.unflatten(jax.tree.structure(abstract), values.values())
-    if not model.network.scan_layers:
-        return params
-    return _stacked(params, _abstract_params(model, scan_layers=True))
+    return jax.tree.unflatten(jax.tree.structure(abstract), values.values())
 
 
 def _laid_out(piece: Piece, array: Weight) -> Weight | None:
@@ -224,10 +254,7 @@ def _misfit(piece: Piece, array: Weight, value: Weight | None, path: str, leaf: 
     return f"{there} for {path} {list(leaf.shape)}"
 
 
-def _message(
-    source: Source, model: Model, arrays: Arrays, what: str, extra: list[str], missing: list[str],
-    misfits: list[str],
-) -> str:  # fmt: skip
+def _differences(extra: list[str], missing: list[str], misfits: list[str]) -> str:
     parts = []
     for words, found in (
         ("it has {} that the network has no place for", extra),
@@ -237,11 +264,7 @@ def _message(
         if found:
             count = f"{len(found)} array{'s' if len(found) > 1 else ''}"
             parts.append(f"{words.format(count)} ({first_few(found, '; ')})")
-    name = model.config["network"]["name"]
-    message = f"{what} does not fit config.network.name = {name!r}: {'; '.join(parts)}"
-    if hints := _hints(source, model, {n: np.shape(x) for n, x in arrays.items()}):
-        message += f". It seems to be of {hints}"
-    return message
+    return "; ".join(parts)
 
 
 def _hints(source: Source, model: Model, shapes: Mapping[str, tuple[int, ...]]) -> str:

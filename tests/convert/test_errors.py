@@ -2,6 +2,7 @@
 
 import json
 import sys
+import zipfile
 
 import numpy as np
 import pytest
@@ -258,3 +259,12 @@ def test_damaged_files_of_pytorch(tmp_path):
         with pytest.raises(UserError, match=r"cannot be read|is damaged, or holds more") as error:
             read_file(tmp_path / "model.pt")
         assert "\n" not in str(error.value)
+
+
+def test_archives_of_torchscript(tmp_path):
+    """They are known by a file in them, and the message says how to get their arrays."""
+    with zipfile.ZipFile(tmp_path / "model.pt", "w") as archive:
+        archive.writestr("model/data.pkl", b"")
+        archive.writestr("model/constants.pkl", b"")
+    with pytest.raises(UserError, match=r"TorchScript.*numpy\.savez\(FILE.*torch\.jit\.load"):
+        read_file(tmp_path / "model.pt")
