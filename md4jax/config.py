@@ -163,7 +163,9 @@ class Mesh:
     tensor: int = option("Devices a layer's width is spread over.", 1, at_least=1, changeable=True)
 
 
-SECTIONS: dict[str, Table | type] = {
+# The sections of a config: a table of components, or the one component there is.
+Sections = Mapping[str, Table | type]
+SECTIONS: Sections = {
     "process": PROCESSES,
     "network": NETWORKS,
     "data": DATASETS,
@@ -180,9 +182,9 @@ _IF_NOT_GIVEN = {"finetune": {"name": "none"}}
 _ALWAYS_CHANGEABLE = {"sampler"}
 
 
-def _component(section: str, values: Mapping[str, Any]) -> type:
+def _component(known: Sections, section: str, values: Mapping[str, Any]) -> type:
     """The class a section's values are for."""
-    entry = SECTIONS[section]
+    entry = known[section]
     if not isinstance(entry, Table):
         return entry
     if "name" not in values:
@@ -209,9 +211,9 @@ def note_names(argv: Sequence[str]) -> None:
             _named[match[1]] = match[2]
 
 
-def _renamed(section: str, values: dict[str, Any]) -> dict[str, Any]:
+def _renamed(known: Sections, section: str, values: dict[str, Any]) -> dict[str, Any]:
     """The section with the component that the command line names; what both have stays."""
-    name, entry = _named.get(section), SECTIONS[section]
+    name, entry = _named.get(section), known[section]
     if name is None or name == values.get("name") or not isinstance(entry, Table):
         return values
     return {"name": name} | {k: v for k, v in values.items() if k in options_of(entry[name])}
@@ -227,16 +229,23 @@ def make_config(**sections: Mapping[str, Any]) -> ml_collections.ConfigDict:
     Raises:
       UserError: a section, name or field that does not exist, or one that is missing.
     """
-    unknown = set(sections) - set(SECTIONS)
+    return fill_in(SECTIONS, sections)
+
+
+def fill_in(
+    known: Sections, sections: Mapping[str, Mapping[str, Any]]
+) -> ml_collections.ConfigDict:
+    """See `make_config`, of any sections."""
+    unknown = set(sections) - set(known)
     if unknown:
-        raise UserError(f"config.{min(unknown)}: the sections are {', '.join(SECTIONS)}")
+        raise UserError(f"config.{min(unknown)}: the sections are {', '.join(known)}")
     config = ml_collections.ConfigDict()
-    for section in SECTIONS:
+    for section in known:
         values = dict(sections.get(section, _IF_NOT_GIVEN.get(section, {})))
-        cls = _component(section, values)
+        cls = _component(known, section, values)
         check_options(cls, _fields(values), f"config.{section}.")
-        values = _renamed(section, values)
-        cls = _component(section, values)
+        values = _renamed(known, section, values)
+        cls = _component(known, section, values)
         filled = ml_collections.ConfigDict({"name": values["name"]} if "name" in values else {})
         for name, field in options_of(cls).items():
             value = values.get(name, field.default)
@@ -287,15 +296,7 @@ def build(config: Mapping[str, Any]) -> Experiment:
       UserError: names the key, its value and what would be right.
     """
     parts: dict[str, Any] = {}
-    values = to_dict(config)
-    if set(values) != set(SECTIONS):
-        wrong = min(set(values) ^ set(SECTIONS))
-        raise UserError(f"config.{wrong}: the sections are {', '.join(SECTIONS)}")
-    for section, section_values in values.items():
-        cls = _component(section, section_values)
-        fields = _fields(section_values)
-        check_options(cls, fields, f"config.{section}.")
-        fields = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+    for section, (cls, fields) in checked(SECTIONS, config).items():
         if section == "network":  # Needs the data's shape.
             parts["network_class"], parts["network_options"] = cls, fields
         else:
@@ -310,15 +311,34 @@ def build(config: Mapping[str, Any]) -> Experiment:
     return Experiment(**parts)
 
 
-def to_dict(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A config as plain, JSON-able Python, with every section."""
+def checked(known: Sections, config: Mapping[str, Any]) -> dict[str, tuple[type, dict[str, Any]]]:
+    """The class of each section, and its fields.
+
+    Raises:
+      UserError: see `build`.
+    """
+    values, parts = to_dict(config, known), {}
+    if set(values) != set(known):
+        wrong = min(set(values) ^ set(known))
+        raise UserError(f"config.{wrong}: the sections are {', '.join(known)}")
+    for section, section_values in values.items():
+        cls = _component(known, section, section_values)
+        fields = _fields(section_values)
+        check_options(cls, fields, f"config.{section}.")
+        parts[section] = cls, {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+    return parts
+
+
+def to_dict(config: Mapping[str, Any], known: Sections = SECTIONS) -> dict[str, Any]:
+    """A config as plain, JSON-able Python, with the sections that need not be given."""
     if isinstance(config, ml_collections.ConfigDict):
         config = config.to_dict()
-    return _IF_NOT_GIVEN | json.loads(json.dumps(config))
+    missing = {section: _IF_NOT_GIVEN[section] for section in _IF_NOT_GIVEN if section in known}
+    return missing | json.loads(json.dumps(config))
 
 
 def differences(
-    saved: Mapping[str, Any], given: Mapping[str, Any], sections: Sequence[str] = tuple(SECTIONS)
+    saved: Mapping[str, Any], given: Mapping[str, Any], sections: Sections = SECTIONS
 ) -> list[str]:
     """Keys in which two configs are of different models or runs, as `key: saved -> given` lines.
 
@@ -334,7 +354,7 @@ def differences(
         if section in _ALWAYS_CHANGEABLE:
             continue
         old, new = saved.get(section, {}), given.get(section, {})
-        known = options_of(_component(section, given[section]))
+        known = options_of(_component(sections, section, given[section]))
         for key in sorted(set(old) | set(new)):
             if key in known and known[key].metadata["option"].changeable:
                 continue

@@ -18,7 +18,7 @@ from md4jax.training.loop import Run
 from md4jax.training.state import TrainState
 
 # A trained model is one of these sections of its config; how it was trained may differ.
-OF_A_MODEL = ("process", "network", "data")
+OF_A_MODEL = {name: config_lib.SECTIONS[name] for name in ("process", "network", "data")}
 
 
 def finetune(config: Mapping[str, Any], workdir: str | pathlib.Path) -> dict[str, float]:
