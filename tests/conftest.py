@@ -54,7 +54,14 @@ gc.set_threshold(100_000, 50, 50)
 from jaxtyping import install_import_hook  # noqa: E402
 
 install_import_hook(
-    ["md4jax.data", "md4jax.networks", "md4jax.processes", "md4jax.objectives", "md4jax.samplers"],
+    [
+        "md4jax.data",
+        "md4jax.evaluation.features",
+        "md4jax.networks",
+        "md4jax.processes",
+        "md4jax.objectives",
+        "md4jax.samplers",
+    ],
     "beartype.beartype",
 )
 

@@ -1,33 +1,39 @@
-"""Pixels as they are."""
+"""Pixels as features: they need no weights, and see an image as its neighbours do not."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
+from typing import ClassVar
 
 from jaxtyping import Array, Float
 
+from md4jax.evaluation.features.base import WEIGHTS, check_images
 from md4jax.options import UserError
 from md4jax.processes.base import DataSpec
+from md4jax.typing import PyTree
 
 
 @dataclasses.dataclass(frozen=True)
 class Pixels:
-    """All values of an image, in [0, 1]."""
+    """All values of an image; see `Features`."""
 
     dim: int
-    rule: str = "values in [0, 1], not resized"
-    fingerprint: str = "none"
-    params: Any = None
-    num_classes: int | None = None
+    rule: ClassVar[str] = "pixels in [0, 1]"
+    fingerprint: ClassVar[str] = ""
+    params: ClassVar[PyTree] = {}
+    num_classes: ClassVar[int | None] = None
 
     @classmethod
-    def load(cls, path: str | None, spec: DataSpec, key: str = "config.eval.weights") -> Pixels:
-        """Raises UserError if weights are given."""
+    def load(cls, path: str | None, spec: DataSpec, key: str = WEIGHTS) -> Pixels:
+        """See `Features.load`; a path is refused, for there is nothing to read."""
         if path is not None:
-            raise UserError(f"{key} = {path!r}: pixels have no weights; use None")
+            raise UserError(f"{key} = {path!r} should be None: pixels have no weights")
+        check_images(spec)
         return cls(math.prod(spec.shape))
 
-    def __call__(self, params: Any, images: Float[Array, "b h w c"]) -> Float[Array, "b d"]:
+    def __call__(
+        self, params: PyTree, images: Float[Array, "b h w c"]
+    ) -> Float[Array, "b {self.dim}"]:
+        """See `Features`."""
         return images.reshape(len(images), -1)
