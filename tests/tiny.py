@@ -27,7 +27,10 @@ from md4jax.training.checkpoints import Checkpoints
 from md4jax.training.state import make_train_step
 
 ROOT = pathlib.Path(__file__).parents[1]
-CONFIGS = sorted(str(p.relative_to(ROOT)) for p in (ROOT / "configs").rglob("*.py"))
+FILES = sorted(str(p.relative_to(ROOT)) for p in (ROOT / "configs").rglob("*.py"))
+# Of the networks that measure samples; all others are experiments.
+CLASSIFIERS = [path for path in FILES if path.startswith("configs/classifier/")]
+CONFIGS = [path for path in FILES if path not in CLASSIFIERS]
 
 # Sizes only: which components there are, and of what kind, stays as it is.
 SMALL = {
