@@ -27,10 +27,10 @@ def get_config() -> ml_collections.ConfigDict:
             dit_hidden=128,
         ),
         data=dict(name="digits"),
-        sampler=dict(name="ancestral", num_steps=5, grid="cosine", num_samples=1000, batch_size=250),
-        optimizer=dict(name="adamw", learning_rate=1e-4, warmup_steps=0, clip_norm=0.5),
-        train=dict(
-            num_steps=200, batch_size=64, ema_decay=0.0, log_every=10, checkpoint_every=50
+        sampler=dict(
+            name="ancestral", num_steps=5, grid="cosine", num_samples=1000, batch_size=250
         ),
+        optimizer=dict(name="adamw", learning_rate=1e-4, warmup_steps=0, clip_norm=0.5),
+        train=dict(num_steps=200, batch_size=64, ema_decay=0.0, log_every=10, checkpoint_every=50),
         eval=dict(splits=(), metrics=("kid", "precision_recall"), features="pixels"),
     )

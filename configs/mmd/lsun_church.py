@@ -45,9 +45,7 @@ def get_config() -> ml_collections.ConfigDict:
             dtype="float32",  # As published; bfloat16 is faster where there are units for it.
         ),
         data=dict(name="images", dataset="lsun_church"),
-        sampler=dict(
-            name="ddim", num_steps=5, grid="uniform", num_samples=10_000, batch_size=16
-        ),
+        sampler=dict(name="ddim", num_steps=5, grid="uniform", num_samples=10_000, batch_size=16),
         optimizer=dict(name="adamw", learning_rate=1e-6, schedule="constant", clip_norm=1.0),
         train=dict(
             num_steps=500,
