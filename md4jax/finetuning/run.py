@@ -47,6 +47,7 @@ class Finetuning(Run):
                 "config.finetune.name = 'none': --mode=finetune needs to know what to do; choose "
                 f"one of {', '.join(name for name in FINETUNES if name != 'none')}"
             )
+        model.experiment.finetune.constants(model)  # Files of weights may be missing.
         if not (path / "checkpoints").is_dir():
             start_of(model)
 

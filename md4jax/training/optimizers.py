@@ -29,6 +29,8 @@ def _constant(peak: float, warmup: int, num_steps: int, decay_rate: float):
 def _cosine(peak: float, warmup: int, num_steps: int, decay_rate: float):
     import optax
 
+    if not warmup:
+        return optax.cosine_decay_schedule(peak, num_steps)
     return optax.warmup_cosine_decay_schedule(0.0, peak, warmup, max(num_steps, warmup + 1))
 
 

@@ -16,6 +16,7 @@ from md4jax.config import load_config, make_config
 from md4jax.evaluation.distances import Polynomial, squared_mmd
 from md4jax.finetuning import mmd
 from md4jax.model import assemble
+from md4jax.modes import restore
 from md4jax.options import UserError
 from md4jax.processes.base import DataSpec
 from md4jax.processes.gaussian import Gaussian
@@ -24,6 +25,7 @@ from md4jax.processes.star.beta import StarBeta
 from md4jax.processes.vdm import VDM
 from md4jax.samplers.base import Ancestral, path
 from md4jax.samplers.gaussian import DDIM
+from md4jax.training import workdir as workdir_lib
 
 KERNEL = Polynomial()
 
@@ -224,23 +226,20 @@ def test_twenty_steps_take_the_memory_of_a_few(monkeypatch):
     assert kept > 4 * many
 
 
-@pytest.mark.parametrize("name", ["gaussian", "beta", "masked"])
-def test_gradients_of_the_shipped_configs(name):
-    """That they can be traced, whole and in parts, and are of the parameters' shapes."""
+@pytest.mark.parametrize("name, parts", [("gaussian", 1), ("beta", 1), ("masked", 2)])
+def test_gradients_of_the_shipped_configs(name, parts):
+    """That they can be traced, whole or in parts, and are of the parameters' shapes."""
     config = tiny.tiny(load_config(tiny.ROOT / f"configs/mmd/digits_{name}.py"))
-    for parts in (1, 2):
-        config.train.batch_size, config.train.microbatches = 6, parts
-        model = assemble(config)
-        state = model.abstract_state()
-        finetune = model.experiment.finetune
-        weights = jax.eval_shape(lambda: finetune.constants(model))
-        gradient, (metrics, *_) = jax.eval_shape(
-            finetune.gradient(model), state.params, state.fixed, model.abstract_batch(), state.step,
-            *weights,
-        )  # fmt: skip
-        shapes = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)
-        assert shapes(gradient) == shapes(state.params)
-        assert list(metrics) == ["loss"]
+    config.finetune.features, config.finetune.weights = "pixels", None
+    config.train.batch_size, config.train.microbatches = 6, parts
+    model = assemble(config)
+    state, finetune = model.abstract_state(), model.experiment.finetune
+    arguments = (state.params, state.fixed, model.abstract_batch(), state.step)
+    weights = jax.eval_shape(lambda: finetune.constants(model))
+    gradient, (metrics, *_) = jax.eval_shape(finetune.gradient(model), *arguments, *weights)
+    shapes = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)
+    assert shapes(gradient) == shapes(state.params)
+    assert list(metrics) == ["loss"]
 
 
 @pytest.mark.parametrize(
@@ -257,6 +256,10 @@ def test_gradients_of_the_shipped_configs(name):
         ({"sampler.num_steps": 5}, "config.sampler.num_steps = 5: the process has 4 steps"),
         ({"sampler.reuse": True}, "config.sampler.reuse = True"),
         ({"finetune.weights": "x.npz"}, "config.finetune.weights = 'x.npz' should be None"),
+        (
+            {"finetune.features": "clip"},
+            "config.finetune.weights is missing: it should be .*[Cc][Ll][Ii][Pp]",
+        ),
     ],
 )
 def test_bad_input(wrong, words, tmp_path):
@@ -277,14 +280,21 @@ def test_tokens_are_drawn_by_a_step_that_tells_its_law(tmp_path):
         assemble(make_config(**config))
 
 
+def untrained(config, folder):
+    """A folder as training leaves it, without the training."""
+    model = assemble(config)
+    workdir_lib.prepare(folder, model)
+    checkpoints = workdir_lib.open_checkpoints(folder, model)
+    checkpoints.save(1, model.init_state(), workdir_lib.checkpoint_meta(model, 1, 0.0))
+    checkpoints.close()
+
+
 def test_finetuned_workdir(tmp_path, capsys):
-    """From a trained model to metrics before and after, and a folder that knows its steps."""
-    config = tiny.tiny(load_config(tiny.ROOT / "configs/digits/gaussian.py"))
-    config.train.num_steps = 2
-    md4jax.train(config, tmp_path / "start")
+    """Metrics and samples before and after, and a folder that knows its steps."""
+    untrained(tiny.tiny(load_config(tiny.ROOT / "configs/digits/gaussian.py")), tmp_path / "start")
     config = tiny.tiny(load_config(tiny.ROOT / "configs/mmd/digits_gaussian.py"))
     config.finetune.start, config.train.num_steps = str(tmp_path / "start"), 2
-    config.eval.metrics = ("kid",)
+    config.eval.metrics, config.eval.features = ("kid",), "pixels"
     md4jax.finetune(config, tmp_path / "run")
     lines = [json.loads(x) for x in (tmp_path / "run/metrics/eval.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [0, 2]
@@ -293,10 +303,10 @@ def test_finetuned_workdir(tmp_path, capsys):
     grids = sorted(p.name for p in (tmp_path / "run/samples").glob("*.png"))
     assert grids == ["step_00000000.png", "step_00000002.png"]
     capsys.readouterr()
-    md4jax.sample(config, tmp_path / "run")
+    restore(config, tmp_path / "run")
     assert "another sampler" not in capsys.readouterr().out
     config.sampler.num_steps = 4
-    md4jax.sample(config, tmp_path / "run")
+    restore(config, tmp_path / "run")
     assert "finetuned for another sampler: config.sampler.num_steps = 4, not 3" in (
         capsys.readouterr().out
     )
