@@ -320,7 +320,8 @@ def checked(known: Sections, config: Mapping[str, Any]) -> dict[str, tuple[type,
     values, parts = to_dict(config, known), {}
     if set(values) != set(known):
         wrong = min(set(values) ^ set(known))
-        raise UserError(f"config.{wrong}: the sections are {', '.join(known)}")
+        missing = " is missing" if wrong in known else ""
+        raise UserError(f"config.{wrong}{missing}: the sections are {', '.join(known)}")
     for section, section_values in values.items():
         cls = _component(known, section, section_values)
         fields = _fields(section_values)

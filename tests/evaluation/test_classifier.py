@@ -151,6 +151,12 @@ def test_files_that_do_not_fit(trained, tmp_path):
         assert words in str(error.value) and "\n" not in str(error.value)
 
 
+def test_a_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"^--workdir=.*/file/run cannot be written: Not a dir"):
+        train(config(), tmp_path / "file" / "run")
+
+
 def test_a_folder_of_other_data(trained, tmp_path):
     """The same config on other images is another classifier."""
     file = shutil.copy(trained, tmp_path)

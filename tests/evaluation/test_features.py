@@ -323,4 +323,5 @@ def test_weights_of_another_network(clip, inception, tmp_path):
         assert message.startswith(f"config.eval.weights = '{path}'")
         assert words in message and "\n" not in message
     with pytest.raises(UserError, match=r"^config\.finetune\.weights = .* of another shape"):
-        FEATURES["clip"].load(str(folder / "openai.npz"), COLOUR, key="config.finetune.weights")
+        path, key = str(folder / "openai.npz"), "config.finetune.weights"
+        clip_lib.Clip.load(path, COLOUR, key, ImageTower(32, 2, 2, 4, 5), CLIP_SIZE)

@@ -28,6 +28,7 @@ from md4jax.processes.base import DataSpec
 from md4jax.typing import PyTree
 
 METADATA = "metadata"  # The array of the file that is JSON.
+KEYS = ("config", "data_fingerprint", "shape", "levels", "num_classes", "test_accuracy")
 WANTED = (
     "a classifier.npz, which python -m md4jax.evaluation.features.classifier "
     "--config=configs/classifier/... trains"
@@ -57,7 +58,7 @@ class Classifier:
                 f"{given} was trained on images {images[0]} of {images[1]} levels; the data are "
                 f"{spec.shape} of {spec.vocab_size}"
             )
-        options = ClassifierOptions(**trained["config"]["classifier"])
+        options = trained["options"]
         tower = options.tower(spec.shape, trained["num_classes"])
         abstract = abstract_params(tower, spec.shape)
         origins = {path: Origin(path, as_is, None) for path in flat(abstract)}
@@ -94,7 +95,7 @@ def abstract_params(tower: SmallClassifier, shape: tuple[int, ...]) -> PyTree:
 
 
 def read_metadata(arrays: Mapping[str, np.ndarray], given: str) -> dict[str, Any]:
-    """What a file says of the classifier in it.
+    """What a file says of the classifier in it, with its `options` as they are in `config.py`.
 
     Args:
       arrays: of the file.
@@ -105,7 +106,7 @@ def read_metadata(arrays: Mapping[str, np.ndarray], given: str) -> dict[str, Any
     """
     try:
         metadata = json.loads(str(arrays[METADATA]))
-        [metadata[key] for key in ("config", "data_fingerprint", "shape", "levels", "num_classes")]
-        return metadata
+        [metadata[key] for key in KEYS]
+        return metadata | {"options": ClassifierOptions(**metadata["config"]["classifier"])}
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{given} holds no classifier: it should be {WANTED}") from error

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -43,7 +44,7 @@ def train(
 
     Raises:
       UserError: the config is wrong, the data have no classes or no test examples, training
-        diverges, or the folder has a classifier of another config.
+        diverges, or the folder cannot be written or has a classifier of another config.
     """
     parts = checked(SECTIONS, config)
     options, data = (parts[section][0](**parts[section][1]) for section in ("classifier", "data"))
@@ -61,10 +62,12 @@ def train(
         say("it is trained already")
         _tell(path, _check_same(path, metadata))
         return path
-    path.parent.mkdir(parents=True, exist_ok=True)
+    with _writing(workdir):  # It is known before the training whether it can be.
+        path.parent.mkdir(parents=True, exist_ok=True)
     params = _fit(dataset, tower, options)
     metadata["test_accuracy"] = accuracy(dataset, tower, params)
-    _write(path, params, metadata)
+    with _writing(workdir):
+        _write(path, params, metadata)
     _tell(path, metadata)
     return path
 
@@ -172,6 +175,15 @@ def accuracy(dataset: Dataset, tower: SmallClassifier, params: PyTree) -> float:
 
 def _device() -> jax.sharding.Sharding:
     return jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+
+
+@contextlib.contextmanager
+def _writing(workdir: str | pathlib.Path) -> Iterator[None]:
+    """Raises UserError where the folder cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"--workdir={workdir} cannot be written: {error.strerror}") from error
 
 
 def _write(path: pathlib.Path, params: PyTree, metadata: Mapping[str, Any]) -> None:
