@@ -5,7 +5,7 @@ Network:   1,776,930 parameters, 17 of them the schedules'
 Batch:     64, each example under two masks a step: about as much work as 1,150 steps of
            `digits/masked.py`
 Hardware:  2 CPU cores, about 5 minutes of training
-Expected:  see README.md, "Results measured here"
+Expected:  test bound of 1.809 bits/dim
 """
 
 import ml_collections

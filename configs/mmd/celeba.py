@@ -5,17 +5,17 @@ Command:   python -m md4jax.convert --from=ddim --config=configs/ddpm/celeba.py 
            python main.py --config=configs/mmd/celeba.py --mode=finetune \
                --workdir=/tmp/md4jax/mmd_celeba --config.finetune.weights=pt_inception.pth \
                --config.eval.weights=clip.safetensors
-Data:      python prepare_data.py --dataset=celeba64
+Data:      python prepare_data.py --dataset=celeba64 --source=FOLDER
 Network:   78,700,803 parameters
 Batch:     128 images and as many samples over all devices
 Hardware:  not given
 Expected:  not known: the paper (its table of 5 steps) was not at hand; no figure of ours
 Status:    not run here
 
-Values are the published code's (arXiv:2301.07969), for training on Inception's features and 5 steps.
-Not as published: the 5 steps begin at the last of the 1,000, where theirs begin at 800
-(`sampler.grid="strided"`); there is no dropout. The
-metrics are of CLIP's features, which are not trained on, and of fewer samples than the paper's 50,000.
+Values are the published code's, for training on Inception's features with 5 steps. Not as
+published: the 5 steps begin at the last of the 1,000, where theirs begin at 800 (which is
+`sampler.grid="strided"`); there is no dropout; metrics are of CLIP's features, which are not
+trained on, and of fewer samples than the paper's 50,000.
 """
 
 import ml_collections

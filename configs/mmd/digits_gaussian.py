@@ -1,6 +1,8 @@
 """MMD-DDM on the digits: the Gaussian model of `digits/gaussian.py`, finetuned to 5 network calls.
 
 Command:   python main.py --config=configs/digits/gaussian.py --workdir=/tmp/md4jax/digits_gaussian
+           python -m md4jax.evaluation.features.classifier --config=configs/classifier/digits.py \
+               --workdir=/tmp/md4jax/digits_classifier
            python main.py --config=configs/mmd/digits_gaussian.py --mode=finetune \
                --workdir=/tmp/md4jax/mmd_gaussian
 Network:   1,733,122 parameters, of the trained model
@@ -38,5 +40,10 @@ def get_config() -> ml_collections.ConfigDict:
         sampler=dict(name="ddim", num_steps=5, grid="uniform", num_samples=1000, batch_size=250),
         optimizer=dict(name="adamw", learning_rate=1e-4, warmup_steps=0, clip_norm=0.5),
         train=dict(num_steps=200, batch_size=64, ema_decay=0.0, log_every=10, checkpoint_every=50),
-        eval=dict(splits=(), metrics=("kid", "precision_recall"), features="pixels"),
+        eval=dict(
+            splits=(),
+            metrics=("kid", "precision_recall"),
+            features="classifier",
+            weights="/tmp/md4jax/digits_classifier/classifier.npz",
+        ),
     )

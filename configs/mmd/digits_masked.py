@@ -1,6 +1,8 @@
 """Few steps on the digits: the masked model of `digits/masked.py`, finetuned by MMD. Experimental.
 
 Command:   python main.py --config=configs/digits/masked.py --workdir=/tmp/md4jax/digits
+           python -m md4jax.evaluation.features.classifier --config=configs/classifier/digits.py \
+               --workdir=/tmp/md4jax/digits_classifier
            python main.py --config=configs/mmd/digits_masked.py --mode=finetune \
                --workdir=/tmp/md4jax/mmd_masked
 Network:   1,776,913 parameters, of the trained model
@@ -32,5 +34,10 @@ def get_config() -> ml_collections.ConfigDict:
         ),
         optimizer=dict(name="adamw", learning_rate=1e-4, warmup_steps=0, clip_norm=0.5),
         train=dict(num_steps=200, batch_size=64, ema_decay=0.0, log_every=10, checkpoint_every=50),
-        eval=dict(splits=(), metrics=("kid", "precision_recall"), features="pixels"),
+        eval=dict(
+            splits=(),
+            metrics=("kid", "precision_recall"),
+            features="classifier",
+            weights="/tmp/md4jax/digits_classifier/classifier.npz",
+        ),
     )

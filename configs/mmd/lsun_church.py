@@ -5,17 +5,18 @@ Command:   python -m md4jax.convert --from=ddpm --config=configs/ddpm/lsun_churc
            python main.py --config=configs/mmd/lsun_church.py --mode=finetune \
                --workdir=/tmp/md4jax/mmd_lsun_church --config.finetune.weights=pt_inception.pth \
                --config.eval.weights=clip.safetensors
-Data:      python prepare_data.py --dataset=lsun_church
+Data:      python prepare_data.py --dataset=lsun_church --source=FOLDER
 Network:   113,673,219 parameters
 Batch:     128 images and as many samples over all devices
 Hardware:  not given
 Expected:  not known: the paper (its table of 5 steps) was not at hand; no figure of ours
 Status:    not run here
 
-Values are the published code's (arXiv:2301.07969), for training on Inception's features and 5 steps.
-Not as published: the 5 steps begin at the last of the 1,000, where theirs begin at 800
-(`sampler.grid="strided"`); there is no dropout. The MMD is that of the whole batch, where theirs is the mean of four. The
-metrics are of CLIP's features, which are not trained on, and of fewer samples than the paper's 50,000.
+Values are the published code's, for training on Inception's features with 5 steps. Not as
+published: the 5 steps begin at the last of the 1,000, where theirs begin at 800 (which is
+`sampler.grid="strided"`); there is no dropout; metrics are of CLIP's features, which are not
+trained on, and of fewer samples than the paper's 50,000. The MMD is that of the whole
+batch, where theirs is the mean of four.
 """
 
 import ml_collections

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from md4jax.model import Model
 
 REFERENCE_EXAMPLES = 10_000  # Of the data, drawn beside samples on a manifold.
+DRAWN = 256  # Images of samples in a grid; more cannot be looked at.
 FILM_ROWS = 8  # Samples in a film of images or texts.
 
 
@@ -263,7 +264,7 @@ class Generator:
 
 
 def draw_samples(model: Model, samples: Shaped[np.ndarray, "n *s"]) -> np.ndarray | list[str]:
-    """Samples as a person looks at them: a uint8 picture `[H, W, 3]`, or texts."""
+    """Samples as a person looks at them: a uint8 picture `[H, W, 3]` of the first, or texts."""
     if model.spec.vocab_size is None:
         from md4jax.visualize_manifolds import draw
 
@@ -274,7 +275,7 @@ def draw_samples(model: Model, samples: Shaped[np.ndarray, "n *s"]) -> np.ndarra
         return [" ".join(map(str, x)) for x in samples]
     from md4jax.visualize import image_grid
 
-    return image_grid(samples, model.spec.vocab_size)
+    return image_grid(samples[:DRAWN], model.spec.vocab_size)
 
 
 def draw_film(model: Model, film: Film) -> np.ndarray | list[str]:

@@ -295,6 +295,7 @@ def test_finetuned_workdir(tmp_path, capsys):
     config = tiny.tiny(load_config(tiny.ROOT / "configs/mmd/digits_gaussian.py"))
     config.finetune.start, config.train.num_steps = str(tmp_path / "start"), 2
     config.eval.metrics, config.eval.features = ("kid",), "pixels"
+    config.eval.weights = None
     md4jax.finetune(config, tmp_path / "run")
     lines = [json.loads(x) for x in (tmp_path / "run/metrics/eval.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [0, 2]
