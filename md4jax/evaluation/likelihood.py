@@ -112,12 +112,16 @@ class Evaluator:
         total = np.sum(list(terms.values()), axis=0)
         counts = {"examples": total.shape[1], "time_points": self.options.time_points}
         means = {f"{k}_bits_per_dim": float(v.mean()) for k, v in terms.items()}
-        return errors(total) | counts | self._of_texts(total.mean()) | means
+        found = errors(total)
+        return found | counts | self._of_texts(found["bits_per_dim"]) | means
 
     def _of_texts(self, bits: float) -> dict[str, float]:
         """Of sequences of ids the bound on the perplexity of one."""
         spec = self.model.spec
-        return {} if spec.vocab_size is None or len(spec.shape) > 1 else {"perplexity": 2.0**bits}
+        if spec.vocab_size is None or len(spec.shape) > 1:
+            return {}
+        with np.errstate(over="ignore"):  # Infinite for a model that is far off.
+            return {"perplexity": float(np.exp2(bits))}
 
 
 def errors(values: Float[np.ndarray, "replicates n"]) -> dict[str, float]:
