@@ -46,6 +46,7 @@ TRIED = {
     ],
     "remask_unsure": [{}],
     "remask_loop": [{"grid": "uniform"}],
+    "remask_errors": [{}],
 }  # fmt: skip
 
 
@@ -103,7 +104,8 @@ def main(argv: list[str]) -> None:
         "| test split ({}) | - | - | - | {:.3f} | {:.3f} |".format(len(real), *measure(real))
     )
     say("\n".join(rows))
-    for name in ONLY.value or TRIED:
+    told = model.experiment.finetune.predicts_errors
+    for name in ONLY.value or [n for n in TRIED if told or not STEPS[n].asks_for_errors]:
         for options in TRIED[name]:
             for steps in map(int, NUM_STEPS.value):
                 generator = Generator(with_sampler(model, name, num_steps=steps, **options))

@@ -7,6 +7,6 @@ FINETUNES = Table(
     {
         "none": "md4jax.finetuning.base:Nothing",
         "mmd": "md4jax.finetuning.mmd:MMD",
-        "continued": "md4jax.finetuning.base:Finetune",
+        "remasker": "md4jax.finetuning.remasker:Remasker",
     },
 )

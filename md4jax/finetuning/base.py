@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import jax
+from jaxtyping import Array, Int
 
 from md4jax.options import option
+from md4jax.processes.base import Denoiser, Process
 from md4jax.training import state
 from md4jax.typing import PyTree
 
@@ -23,13 +25,15 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Finetune:
-    """The training loss again, with another optimizer, batch or length.
+    """A base class: the training loss again, of weights there are.
 
     Attributes:
       frozen: a class attribute: names of the subtrees of the parameters that stay as they are.
+      predicts_errors: a class attribute: whether its denoiser can tell what of a guess is wrong.
     """
 
     frozen: ClassVar[tuple[str, ...]] = ()
+    predicts_errors: ClassVar[bool] = False
 
     start: str = option(
         "The folder of the trained model to begin with, of the same process, network and data.",
@@ -51,6 +55,12 @@ class Finetune:
     def constants(self, model: Model) -> tuple[PyTree, ...]:
         """Arrays that the gradient is given after its other arguments, such as frozen weights."""
         return ()
+
+    def denoiser(
+        self, process: Process, network: Any, params: PyTree, label: Int[Array, "b"] | None = None
+    ) -> Denoiser:
+        """What samples are drawn with; see `state.make_denoiser`."""
+        return state.make_denoiser(process, network, params, label)
 
     def loss(self, model: Model) -> Callable:
         """What is minimised; see `state.make_loss`."""

@@ -245,8 +245,11 @@ class MMD(Finetune):
             index = jnp.arange(train.batch_size, dtype=jnp.int32)
             index = jax.lax.with_sharding_constraint(index, batch_sharding(model.mesh))
             key = jax.random.fold_in(rng.stream(train.seed, "finetune"), step)
-            part = {"keys": rng.example_keys(key, index), "label": batch.get("label")}
-            x = see(as_unit(model.spec, state.augmented(train, step, index, batch["x0"])))
+            x0, label = state.augmented(
+                train, model.network, batch, index, state.step_keys(train.seed, step)
+            )
+            x = see(as_unit(model.spec, x0))
+            part = {"keys": rng.example_keys(key, index), "label": label}
             if train.microbatches == 1:
                 loss, grads = whole(forward, blame, params, x, part)
             else:

@@ -11,9 +11,10 @@ False; `label` `[b]` is None exactly if `spec.num_classes` is None. A network wi
 may also be given `segment` `[b, length]`, the number of each token's document, and then attends
 within documents alone. One with `gives_positions` may be given `positions` `[b, k]` of a sequence
 and puts out `[b, k, spec.out_features]`, at these alone: what its output layer would do elsewhere
-is saved. The output layer starts at zero, so a fresh network predicts zeros
-(or z_t, where that is added). `train=True` turns dropout on and needs a "dropout" key if
-`dropout_rate` is above 0.
+is saved. One with `gives_features`, asked for `features=True`, returns what its output layer is
+given, `[b, *places, features]`, of the places it has: tokens, or pixels. The output layer starts at
+zero, so a fresh network predicts zeros (or z_t, where that is added). `train=True` turns dropout on
+and needs a "dropout" key if `dropout_rate` is above 0.
 
 Parameters are float32. `dtype` is what matrix products and convolutions compute in, and what is
 returned; norms, the softmax of attention and the conditioning vector are float32 whatever it is.
@@ -39,11 +40,13 @@ class Network(nn.Module, kw_only=True):
       takes_any_shape: a class attribute: whether `spec.out_shape` may be set.
       takes_segments: a class attribute: whether it attends within documents alone if told of them.
       gives_positions: a class attribute: whether it can put out chosen positions alone.
+      gives_features: a class attribute: whether it can return its last features.
     """
 
     takes_any_shape = False
     takes_segments = False
     gives_positions = False
+    gives_features = False
 
     spec: NetworkSpec
     dropout_rate: float = option("Probability of dropping an activation.", 0.0, at_least=0, below=1)

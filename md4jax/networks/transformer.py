@@ -33,6 +33,7 @@ class Transformer(Network, kw_only=True):
 
     takes_segments = True
     gives_positions = True
+    gives_features = True
 
     feature_dim: int = option("Width of a head and of the conditioning vector.", 64, at_least=4)
     num_layers: int = option("Blocks.", 12, at_least=1)
@@ -71,6 +72,7 @@ class Transformer(Network, kw_only=True):
         train: bool = False,
         segment: Int[Array, "b l"] | None = None,
         positions: Int[Array, "b k"] | None = None,
+        features: bool = False,
     ) -> Float[Array, "b k v"]:
         """`z_t` `[b, length]` to `[b, length, spec.out_features]`; see `Network`."""
         self.check_inputs(t, label)
@@ -97,6 +99,8 @@ class Transformer(Network, kw_only=True):
         else:
             modulation = Modulation(2, x.shape[-1], dtype, zero_init, name="modulation")
             x = norm(x, *modulation(activation(cond)))
+        if features:
+            return x
         head = nn.Dense(self.spec.out_features, use_bias=False, dtype=dtype,
                         kernel_init=nn.initializers.zeros, name="head")  # fmt: skip
         return head(x)

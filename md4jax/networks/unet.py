@@ -93,6 +93,8 @@ class AttentionBlock(nn.Module):
 class UNet(Network, kw_only=True):
     """`num_layers` residual blocks down, two and attention in the middle, `num_layers + 1` up."""
 
+    gives_features = True
+
     feature_dim: int = option("Channels, and width of the conditioning vector.", 128, at_least=4)
     num_layers: int = option("Residual blocks a side.", 4, at_least=1)
     num_heads: int = option("Attention heads in the middle.", 1, at_least=1)
@@ -130,7 +132,8 @@ class UNet(Network, kw_only=True):
         t: Time | None,
         label: Label | None = None,
         train: bool = False,
-    ) -> Float[Array, "b h w c v"]:
+        features: bool = False,
+    ) -> Float[Array, "b h w *c v"]:
         """`z_t` `[b, h, w, c]` to `[b, h, w, c, spec.out_features]`; see `Network`."""
         self.check_inputs(t, label)
         dtype, width = self.compute_dtype, self.feature_dim
@@ -152,6 +155,8 @@ class UNet(Network, kw_only=True):
         x = make_block(name="middle_2")(x, cond)
         x, _ = stack(self.num_layers + 1, x, name="up", skips=[stem, *skips])
         x = nn.swish(nn.GroupNorm(self.norm_groups, epsilon=EPSILON, dtype=dtype, name="norm")(x))
+        if features:
+            return x
         head = nn.Conv(output_size(self.spec), (3, 3), dtype=dtype,
                        kernel_init=nn.initializers.zeros, name="head")  # fmt: skip
         output = head(x).reshape(*z_t.shape, self.spec.out_features)

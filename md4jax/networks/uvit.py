@@ -112,6 +112,8 @@ class UViT(Network, kw_only=True):
     and width halve between levels. The middle has no residual around it: it is zero at the start.
     """
 
+    gives_features = True
+
     feature_dim: int = option("Channels of the first level and width of the conditioning vector.",
                               256, at_least=4)  # fmt: skip
     num_layers: int = option("Residual blocks a level and side.", 8, at_least=1)
@@ -149,7 +151,8 @@ class UViT(Network, kw_only=True):
         t: Time | None,
         label: Label | None = None,
         train: bool = False,
-    ) -> Float[Array, "b h w c v"]:
+        features: bool = False,
+    ) -> Float[Array, "b h w *c v"]:
         """`z_t` `[b, h, w, c]` to `[b, h, w, c, spec.out_features]`; see `Network`."""
         self.check_inputs(t, label)
         dtype, width, levels = self.compute_dtype, self.feature_dim, len(self.ch_mult)
@@ -182,6 +185,8 @@ class UViT(Network, kw_only=True):
             if level > 0:
                 x = run_block(x, width * multiple, f"enlarge_{level}", "enlarge")
         x = nn.swish(AdaptiveGroupNorm(self.norm_groups, dtype, name="norm")(x, cond))
+        if features:
+            return x
         head = nn.Conv(output_size(self.spec), (3, 3), dtype=dtype,
                        kernel_init=nn.initializers.zeros, name="head")  # fmt: skip
         return head(x).reshape(*z_t.shape, self.spec.out_features)

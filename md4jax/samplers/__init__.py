@@ -14,6 +14,7 @@ STEPS = Table(
         "remask": "md4jax.samplers.remasking:Remask",
         "remask_unsure": "md4jax.samplers.remasking:RemaskUnsure",
         "remask_loop": "md4jax.samplers.remasking:RemaskLoop",
+        "remask_errors": "md4jax.samplers.remasking:RemaskErrors",
         "ddim": "md4jax.samplers.gaussian:DDIM",
         "heun": "md4jax.samplers.gaussian:Heun",
         "dpm_solver": "md4jax.samplers.gaussian:DPMSolver",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +29,8 @@ class Ancestral:
     They override `move`, or, if they call the denoiser elsewhere than at (z_t, t) or remember
     earlier steps, `memory` and `__call__`.
     """
+
+    asks_for_errors: ClassVar[bool] = False  # Of guesses, which a finetuned head predicts.
 
     num_steps: int = option("Steps of the time grid.", 256, at_least=1)
     grid: str = option("How the times are spaced.", "uniform", one_of=tuple(GRIDS))
@@ -189,6 +192,10 @@ class _Counted:
         self.calls += 1
         return predict_at(self._denoise, z_t, t, positions)
 
+    def errors(self, guess: Tokens, t: Time) -> Float[Array, "b *s"]:
+        self.calls += 1
+        return self._denoise.errors(guess, t)
+
 
 def calls_a_step(
     process: Process, denoise: Denoiser, step: Ancestral, keys: Keys, shape: tuple[int, ...]
@@ -288,6 +295,10 @@ class Guided:
             predict_at(one, z_t, t, positions) for one in (self.conditional, self.unconditional)
         )
         return self.process.guide(*both, self.scale)
+
+    def errors(self, guess: Tokens, t: Time) -> Float[Array, "b *s"]:
+        """What of a guess is wrong, given the class."""
+        return self.conditional.errors(guess, t)
 
 
 def check_label(step: Ancestral, num_classes: int | None, label_dropout: float) -> None:

@@ -20,7 +20,7 @@ from md4jax.options import UserError
 from md4jax.processes.base import Denoiser, Process
 from md4jax.samplers import base, prompts
 from md4jax.training.partitioning import batch_sharding, replicated
-from md4jax.training.state import bind_params, make_denoiser, null_label
+from md4jax.training.state import bind_params, null_label
 from md4jax.typing import PyTree
 
 if TYPE_CHECKING:
@@ -54,10 +54,11 @@ def bind_sampler(
       label: of each sample, if there are classes.
     """
     process, scale = bind_params(model.process, params), model.experiment.sampler.guidance
-    denoise = make_denoiser(process, model.network, params, label)
+    make = model.experiment.finetune.denoiser
+    denoise = make(process, model.network, params, label)
     if scale != 1:
         null = jnp.full_like(label, null_label(model.network))
-        unconditional = make_denoiser(process, model.network, params, null)
+        unconditional = make(process, model.network, params, null)
         denoise = base.Guided(process, denoise, unconditional, scale)
     return process, denoise
 

@@ -15,16 +15,17 @@ mended, at the cost of more network calls.
 from __future__ import annotations
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from md4jax.options import option
-from md4jax.processes.base import Denoiser
+from md4jax.options import UserError, option
+from md4jax.processes.base import Denoiser, Process
 from md4jax.processes.masked import Masked
 from md4jax.processes.masking import bernoulli, categorical, over_positions
-from md4jax.samplers.masked import OneSchedule, positions
+from md4jax.samplers.masked import OneSchedule, gumbel, positions, ranks
 from md4jax.typing import Keys, PyTree, Time, Tokens
 
 
@@ -166,3 +167,42 @@ class RemaskLoop(OneSchedule):
         sigma = jnp.minimum(sigma, largest_sigma(jnp.maximum(alpha_t, 1e-6), alpha_s))
         sigma = over_positions(sigma, z_t)
         return remasked(process, keys, z_t, logits, alpha_t, alpha_s, sigma), memory
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RemaskErrors(OneSchedule):
+    """Star-shaped, but what is likely wrong is hidden: of a model finetuned by `remasker`.
+
+    Each step replaces every MASK by a draw, asks the finetuned head for the probability p_i that
+    token i of this guess is wrong, and hides as many as the schedule has at s, D (1 - alpha(s))
+    rounded: drawn one after the other, each in proportion to p_i^sharpness among those left. 0 is
+    any, as in the star-shaped sampler; a large one hides the likeliest. Two network calls a step
+    (arXiv:2510.08369). Not the model's law, however good model and head are: tokens that are
+    unlikely where they stand are hidden more often than others, right or not.
+    """
+
+    asks_for_errors: ClassVar[bool] = True
+
+    sharpness: float = option("Power of the probability of being wrong.", 1.0, at_least=0)
+
+    def check(self, process: Process) -> None:
+        super().check(process)
+        if self.reuse:
+            raise UserError(
+                "config.sampler.reuse = True: remask_errors asks the network for guesses, which "
+                "change with each step; use False"
+            )
+
+    def __call__(
+        self, process: Masked, denoise: Denoiser, keys: Keys, z_t: Tokens, memory: PyTree,
+        t: Time, s: Time,
+    ) -> tuple[Tokens, PyTree]:  # fmt: skip
+        """z_s; nothing is remembered."""
+        token_keys, hide_keys = jnp.unstack(jax.vmap(jax.random.split)(keys), axis=1)
+        tokens = categorical(token_keys, self.filter(denoise(z_t, t), t), "high")
+        guess = jnp.where(z_t == process.mask_id, tokens, z_t)
+        log_wrong = positions(jax.nn.log_sigmoid(denoise.errors(guess, t)))
+        score = self.sharpness * log_wrong + gumbel(hide_keys, (z_t[0].size,))
+        left = jnp.round(z_t[0].size * process.mask_probability(s))[:, None]
+        hidden = (ranks(-score) < left).reshape(z_t.shape)
+        return jnp.where(hidden, process.mask_id, guess), memory

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from md4jax import rng
 from md4jax.objectives import training_loss
@@ -110,6 +110,10 @@ class NetworkDenoiser:
         output = self._apply(z_t, t, positions=positions)
         return self.process.predict(output, jnp.take_along_axis(z_t, positions, axis=1), t)
 
+    def features(self, z_t: Data, t: Time) -> Float[Array, "b *p f"]:
+        """What the network's output layer is given, if its class `gives_features`."""
+        return self._apply(z_t, t, features=True)
+
     def _apply(self, z_t, t, **asked):
         process, network = self.process, self.network
         if self.segment is not None:
@@ -164,20 +168,34 @@ def random_crop(keys: Keys, images: Int[Array, "b h w c"], margin: int) -> Int[A
     return jax.vmap(crop)(keys, images)
 
 
-def augmented(train: Train, step: Int[Array, ""], index: Int[Array, "b"], x0: Data) -> Data:
-    """Training examples, mirrored and moved as the config asks, anew each step.
+def step_keys(seed: int, step: int | Int[Array, ""]) -> dict[str, Key[Array, ""]]:
+    """The key of each use of randomness in a step."""
+    names = ("time", "noise", "dropout", "label", "flip", "crop")
+    return {name: jax.random.fold_in(rng.stream(seed, name), step) for name in names}
+
+
+def augmented(
+    train: Train,
+    network: Any,
+    batch: dict[str, Array],
+    index: Int[Array, "b"],
+    key: dict[str, Key[Array, ""]],
+) -> tuple[Data, Int[Array, "b"] | None]:
+    """x0 `[b, *s]` and its labels as a step is shown them: mirrored, moved, some classes dropped.
 
     Args:
-      index: their places in the global batch.
+      index: places of the examples in the global batch.
+      key: `step_keys`.
     """
-    keys = lambda name: rng.example_keys(
-        jax.random.fold_in(rng.stream(train.seed, name), step), index
-    )
+    toss = lambda name, p: _toss(rng.example_keys(key[name], index), p)
+    x0, label = batch["x0"], batch.get("label")
+    if train.label_dropout:
+        label = jnp.where(toss("label", train.label_dropout), null_label(network), label)
     if train.random_flip:  # [b, height, width, channels]
-        x0 = jnp.where(_toss(keys("flip"), 0.5)[:, None, None, None], x0[:, :, ::-1], x0)
+        x0 = jnp.where(toss("flip", 0.5)[:, None, None, None], x0[:, :, ::-1], x0)
     if train.random_crop:
-        x0 = random_crop(keys("crop"), x0, train.random_crop)
-    return x0
+        x0 = random_crop(rng.example_keys(key["crop"], index), x0, train.random_crop)
+    return x0, label
 
 
 def split(batch: PyTree, parts: int, mesh: jax.sharding.Mesh) -> PyTree:
@@ -205,16 +223,9 @@ def make_loss(experiment: Experiment, process: Process, network: Any) -> Callabl
 
     def loss(params, fixed, batch, index, step, part):
         statistics, times = fixed
-        key = {
-            name: jax.random.fold_in(rng.stream(train.seed, name), step)
-            for name in ("time", "noise", "dropout", "label")
-        }
+        key = step_keys(train.seed, step)
+        x0, label = augmented(train, network, batch, index, key)
         bound = bind_params(process, params | {"statistics": statistics})
-        label = batch.get("label")
-        if train.label_dropout:
-            dropped = _toss(rng.example_keys(key["label"], index), train.label_dropout)
-            label = jnp.where(dropped, null_label(network), label)
-        x0 = augmented(train, step, index, batch["x0"])
         dropout = jax.random.fold_in(key["dropout"], part)
         denoise = make_denoiser(bound, network, params, label, dropout, batch.get("segment"))
         u, weight = time_sampling.draw(times, key["time"], index, train.batch_size)

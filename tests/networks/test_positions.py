@@ -5,7 +5,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small_words import keys_of
 
 from md4jax.networks.base import Network
 from md4jax.networks.t5_encoder import T5Encoder
@@ -13,8 +12,7 @@ from md4jax.networks.transformer import Transformer
 from md4jax.processes.base import DataSpec, pick
 from md4jax.processes.genmd4 import GenMD4
 from md4jax.processes.masked import Masked
-from md4jax.samplers.base import Guided, predict_at, sample
-from md4jax.samplers.masked import FirstHitting
+from md4jax.samplers.base import Guided, predict_at
 from md4jax.training.state import init_params, make_denoiser
 
 
@@ -76,18 +74,3 @@ def test_some_positions_are_as_in_all(case):
     jaxpr = str(jax.make_jaxpr(lambda z: predict_at(make(), z, t, positions))(z))
     everything = f"f32[3,{','.join(map(str, data.shape))},7]"
     assert (everything in jaxpr) == (network_class is Convolution)
-
-
-def test_first_hitting_is_the_same_by_both_ways():
-    """The tokens drawn, from a network asked for two positions and one asked for all five."""
-    data = DataSpec((5,), 7)
-    process, make = make_parts(Transformer, Masked(), data, **SMALL)
-
-    def both(keys):
-        draw = lambda d: sample(process, d, FirstHitting(num_steps=3), keys, data.shape)
-        denoise = make()
-        return draw(denoise), draw(lambda z_t, t: denoise(z_t, t))
-
-    ours, theirs = jax.jit(both)(keys_of(40))
-    np.testing.assert_array_equal(ours, theirs)
-    assert len(np.unique(ours)) > 4

@@ -16,10 +16,17 @@ from md4jax.processes.gaussian import Gaussian
 from md4jax.processes.genmd4 import GenMD4
 from md4jax.processes.masked import Masked
 from md4jax.samplers import STEPS
-from md4jax.samplers.base import advance, calls_a_step, start
+from md4jax.samplers.base import advance, calls_a_step, sample, start
 from md4jax.samplers.filters import DROPPED, likeliest, nucleus
 from md4jax.samplers.masked import Confident, FirstHitting, Joint, Mean
-from md4jax.samplers.remasking import SIGMAS, Remask, RemaskLoop, RemaskUnsure, remasked
+from md4jax.samplers.remasking import (
+    SIGMAS,
+    Remask,
+    RemaskErrors,
+    RemaskLoop,
+    RemaskUnsure,
+    remasked,
+)
 
 GOLDEN = np.load(pathlib.Path(__file__).parents[1] / "golden" / "md4_filters.npz")
 PROCESS_GOLDEN = np.load(pathlib.Path(__file__).parents[1] / "golden" / "md4_process.npz")
@@ -262,3 +269,55 @@ def test_calls_of_a_step_are_counted():
     denoise = lambda z, t: process.predict(jnp.zeros((*z.shape, 1)), z, t)
     for name, calls in (("ddim", 1), ("heun", 2)):
         assert calls_a_step(process, denoise, STEPS[name](num_steps=5), keys_of(2), (4,)) == calls
+
+
+# Hiding what is likely wrong.
+
+
+class Telling:
+    """The exact denoiser, which says of each place how likely it is wrong."""
+
+    def __init__(self, wrong):
+        self._errors = jnp.log(jnp.array(wrong)) - jnp.log1p(-jnp.array(wrong))
+
+    def __call__(self, z_t, t):
+        return exact(z_t, t)
+
+    def errors(self, guess, t):
+        return jnp.broadcast_to(self._errors, guess.shape)
+
+
+def hidden_by(step, z, t, s):
+    """Where MASK is after a step of 4,000 examples of z."""
+    n = 4_000
+    z = jnp.broadcast_to(jnp.array(z), (n, LENGTH))
+    denoise = Telling([0.8, 0.4, 0.2])
+    z_s, _ = step(PROCESS, denoise, keys_of(n), z, (), jnp.full(n, t), jnp.full(n, s))
+    assert ((z_s == z) | (z_s == VOCAB) | (z == VOCAB)).all()
+    return np.asarray(z_s == VOCAB)
+
+
+@pytest.mark.parametrize(
+    ("sharpness", "shares"), [(0.0, [1, 1, 1]), (1.0, [4, 2, 1]), (2.0, [16, 4, 1])]
+)
+def test_as_many_are_hidden_as_the_schedule_says_in_proportion_to_their_error(sharpness, shares):
+    """One of three: chance p^sharpness over the sum of these, within 4.5 errors."""
+    hidden = hidden_by(RemaskErrors(sharpness=sharpness), [1, VOCAB, 2], 2 / 3, 1 / 3)
+    assert (hidden.sum(1) == 1).all()
+    share = np.array(shares) / np.sum(shares)
+    error = np.sqrt(share * (1 - share) / len(hidden))
+    assert (np.abs(hidden.mean(0) - share) < 4.5 * error).all()
+    # Two of three: the first as above, the second of those left.
+    two = hidden_by(RemaskErrors(sharpness=sharpness), [1, VOCAB, 2], 0.9, 2 / 3)
+    assert (two.sum(1) == 2).all()
+    spared = sum(share[i] * share[j] / (1 - share[i]) for i, j in ((0, 1), (1, 0)))
+    assert abs((~two[:, 2]).mean() - spared) < 4.5 * 0.5 / len(two) ** 0.5
+
+
+def test_hiding_errors_draws_words_and_keeps_a_prompt():
+    """Without MASK, two calls a step, and what is known is there in each."""
+    step, denoise = RemaskErrors(num_steps=6), Telling([0.8, 0.4, 0.2])
+    known = jnp.array([[1, 0, 2]] * 500), jnp.array([[True, False, False]] * 500)
+    draws = jax.jit(lambda k: sample(PROCESS, denoise, step, k, (LENGTH,), known))(keys_of(500))
+    assert (draws[:, 0] == 1).all() and draws.max() < VOCAB and len(np.unique(draws[:, 1])) == 3
+    assert calls_a_step(PROCESS, denoise, step, keys_of(2), (LENGTH,)) == 2
