@@ -18,7 +18,12 @@ from md4jax.config import make_config
 
 def get_config() -> ml_collections.ConfigDict:
     return make_config(
-        finetune=dict(name="mmd", start="/tmp/md4jax/digits_beta", features="pixels"),
+        finetune=dict(
+            name="mmd",
+            start="/tmp/md4jax/digits_beta",
+            features="pixels",
+            rematerialise=False,  # For a CPU; True is for accelerators.
+        ),
         process=dict(
             name="star_beta", num_timesteps=1000, loss="kl", tail="table", prediction="posterior"
         ),

@@ -18,7 +18,12 @@ from md4jax.config import make_config
 
 def get_config() -> ml_collections.ConfigDict:
     return make_config(
-        finetune=dict(name="mmd", start="/tmp/md4jax/digits", features="pixels"),
+        finetune=dict(
+            name="mmd",
+            start="/tmp/md4jax/digits",
+            features="pixels",
+            rematerialise=False,  # For a CPU; True is for accelerators.
+        ),
         process=dict(name="masked", schedule="linear"),
         network=dict(
             name="uvit",

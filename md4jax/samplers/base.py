@@ -237,11 +237,18 @@ def path(
     shape: tuple[int, ...],
     known: Known = None,
     remember: Callable[[Data], PyTree] = lambda z: None,
+    rematerialise: bool = True,
 ) -> tuple[Data, PyTree]:
     """z_0 `[b, *shape]`, one a key, and `remember(z)` of z at each time before, stacked.
 
-    Differentiable in whatever `denoise` closes over, where the process's draws are. What a step
-    computes is computed again for its gradient: the memory is that of one step, and z of each.
+    Differentiable in whatever `denoise` closes over, where the process's draws are.
+
+    Args:
+      remember: see above.
+      rematerialise: compute each step again for its gradient, whose memory is then that of one
+        step, and z of each. If not, all steps are kept, laid out one after another: CPUs are slow
+        at gradients in loops.
+      process, denoise, step, keys, shape, known: as those of `sample`.
     """
     times = jnp.asarray(step.times(process), jnp.float32)
 
@@ -249,9 +256,9 @@ def path(
         return _step(process, denoise, step, keys, times, known, state, i), remember(state[0])
 
     first = start(process, denoise, step, keys, shape, known)
-    # In a scan nothing else keeps XLA from merging the two computations.
-    body = jax.checkpoint(body, prevent_cse=False)
-    (z, _), seen = jax.lax.scan(body, first, jnp.arange(len(times) - 1))
+    if rematerialise:  # In a loop XLA cannot merge what is computed twice.
+        body = jax.checkpoint(body, prevent_cse=False)
+    (z, _), seen = jax.lax.scan(body, first, jnp.arange(len(times) - 1), unroll=not rematerialise)
     return z, seen
 
 

@@ -115,7 +115,7 @@ REFUSED = {
     "nothing to do": (
         lambda config: section("finetune", name="none")(
             section("sampler", name="ancestral")(config)),
-        ["config.finetune.name = 'none'", "choose one of remasker"]),
+        ["config.finetune.name = 'none'", "choose one of mmd, remasker"]),
     "a network whose features are not shown": (
         section("network", name="t5_encoder", feature_dim=8, num_layers=1, num_heads=2),
         ["config.finetune.name = 'remasker'", "T5Encoder does not show"]),

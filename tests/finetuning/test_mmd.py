@@ -103,7 +103,7 @@ def test_steps_of_masked_processes_tell_their_law():
 @pytest.mark.parametrize("n", [3, 8])
 def test_score_function_has_no_bias(n):
     """4,000 batches of n samples, against the exact gradient; 5 standard errors, 12 numbers."""
-    forward = mmd.by_score(bind_tokens, STEP, TOKENS, flat)
+    forward = mmd.by_score(bind_tokens, STEP, TOKENS, flat, rematerialise=True)
     blame = functools.partial(mmd.blame_by_score, kernel=KERNEL)
     one = lambda keys: mmd.whole(forward, blame, PARAMS, DATA, {"keys": keys, "label": None})[1]
     estimates = jax.jit(jax.vmap(one))(keys_of(4000 * n).reshape(4000, n))
@@ -143,7 +143,7 @@ def bind_images(params, label):
 @pytest.fixture(scope="module")
 def gradients():
     """Of 12 samples: whole, in parts taken together and apart, and the mean of the parts' own."""
-    forward = mmd.smooth(bind_images, DDIM(num_steps=4), IMAGES, flat)
+    forward = mmd.smooth(bind_images, DDIM(num_steps=4), IMAGES, flat, rematerialise=False)
     x = jax.random.uniform(jax.random.key(0), (12, 4))
     part = {"keys": keys_of(12), "label": None}
     x3, parts = x.reshape(3, 4, 4), {"keys": part["keys"].reshape(3, 4), "label": None}
@@ -200,10 +200,10 @@ def test_smooth_samples_are_samples_before_rounding(process):
     np.testing.assert_array_equal(np.rint(smooth * 4), process.decode(denoise, z))
 
 
-def test_twenty_steps_take_the_memory_of_a_few(monkeypatch):
+def test_twenty_steps_take_the_memory_of_a_few():
     """By XLA's own account of temporary memory, with and without computing steps again."""
 
-    def memory(steps):
+    def memory(steps, again=True):
         def loss(weights):
             def denoise(z_t, t):
                 h = flat(z_t)
@@ -212,15 +212,14 @@ def test_twenty_steps_take_the_memory_of_a_few(monkeypatch):
                 return process.predict(h.reshape(*z_t.shape, 1), z_t, t)
 
             process = Gaussian(num_timesteps=20, target="x0").bind(IMAGES)
-            z, _ = path(process, denoise, DDIM(num_steps=steps), keys_of(5000), IMAGES.shape)
+            step, keys = DDIM(num_steps=steps), keys_of(5000)
+            z, _ = path(process, denoise, step, keys, IMAGES.shape, rematerialise=again)
             return jnp.sum(process.decode_smoothly(denoise, z) ** 3)
 
         compiled = jax.jit(jax.grad(loss)).lower([jnp.eye(4)] * 10).compile()
         return compiled.memory_analysis().temp_size_in_bytes
 
-    few, many = memory(2), memory(20)
-    monkeypatch.setattr(jax, "checkpoint", lambda function, **_: function)
-    kept = memory(20)
+    few, many, kept = memory(2), memory(20), memory(20, again=False)
     # A step keeps 10 layers of its own, or, computed again, z alone: a tenth of what it kept.
     assert many < 3 * few
     assert kept > 4 * many
