@@ -309,7 +309,7 @@ def build(config: Mapping[str, Any]) -> Experiment:
         )
     if parts["sampler"].asks_for_errors and not parts["finetune"].predicts_errors:
         raise UserError(
-            f"config.sampler.name = {values['sampler']['name']!r} needs a model that tells what is "
+            f"config.sampler.name = {config['sampler']['name']!r} needs a model that tells what is "
             "wrong in its guesses: one that --mode=finetune --config.finetune.name=remasker made"
         )
     TIME_SAMPLING[parts["train"].time_sampling].check(parts["process"])
