@@ -79,9 +79,7 @@ def first_step(config):
     """The train step, a state and a batch."""
     model = assemble(config)
     train = model.experiment.train
-    step = make_train_step(
-        train, model.gradient(), model.experiment.optimizer.build(train.num_steps)
-    )
+    step = make_train_step(train, model.gradient(), model.optimizer())
     batch = model.split("train").gather(np.arange(train.batch_size))
     batch = jax.device_put(batch, partitioning.batch_sharding(model.mesh))
     return step, tiny.shaken(model.init_state()), batch

@@ -168,10 +168,10 @@ def shaken(state: Any) -> Any:
 def take_steps(model: Any, steps: int, state: Any = None) -> tuple[Any, dict[str, float]]:
     """Trains from the state given or a shaken one; the state and the metrics after the steps."""
     train, sharding = model.experiment.train, partitioning.batch_sharding(model.mesh)
-    optimizer = model.experiment.optimizer.build(train.num_steps)
     shardings = jax.tree.map(lambda x: x.sharding, model.abstract_state())
     step = jax.jit(
-        make_train_step(train, model.gradient(), optimizer), out_shardings=(shardings, None)
+        make_train_step(train, model.gradient(), model.optimizer()),
+        out_shardings=(shardings, None),
     )
     state = shaken(model.init_state()) if state is None else state
     with TrainBatches(

@@ -45,7 +45,7 @@ def make_head(guess: Tokens, features: Float[Array, "b *p f"]) -> nn.Dense:
     return nn.Dense(tokens, kernel_init=nn.initializers.zeros)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class ErrorDenoiser(state.NetworkDenoiser):
     """A denoiser that can also be asked what of a guess is wrong."""
 

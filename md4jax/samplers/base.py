@@ -282,7 +282,7 @@ def sample(
     return process.decode(denoise, z)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Guided:
     """Classifier-free guidance (arXiv:2207.12598), in the usual convention: scale 1 is none."""
 

@@ -84,7 +84,7 @@ def make_denoiser(
     return NetworkDenoiser(process, network, params, label, dropout, segment)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class NetworkDenoiser:
     """A denoiser, which can be asked for some positions alone; see `make_denoiser`."""
 
