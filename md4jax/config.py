@@ -336,11 +336,16 @@ def checked(known: Sections, config: Mapping[str, Any]) -> dict[str, tuple[type,
 
 
 def to_dict(config: Mapping[str, Any], known: Sections = SECTIONS) -> dict[str, Any]:
-    """A config as plain, JSON-able Python, with the sections that need not be given."""
+    """A config as plain, JSON-able Python, with the sections that need not be given.
+
+    The text None is None: so a command line can say that an optional path is not given.
+    """
     if isinstance(config, ml_collections.ConfigDict):
         config = config.to_dict()
     missing = {section: _IF_NOT_GIVEN[section] for section in _IF_NOT_GIVEN if section in known}
-    return missing | json.loads(json.dumps(config))
+    plain = missing | json.loads(json.dumps(config))
+    unset = lambda values: {k: None if v == "None" else v for k, v in values.items()}
+    return {k: unset(v) if isinstance(v, dict) else v for k, v in plain.items()}
 
 
 def differences(

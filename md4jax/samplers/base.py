@@ -197,11 +197,11 @@ class _Counted:
         return self._denoise.errors(guess, t)
 
 
-def calls_a_step(
+def count_calls(
     process: Process, denoise: Denoiser, step: Ancestral, keys: Keys, shape: tuple[int, ...]
-) -> int:
-    """How often a step asks the denoiser, if nothing is reused; nothing is computed."""
-    counted = _Counted(denoise)
+) -> tuple[int, int]:
+    """How often a step, if nothing is reused, and decoding ask the denoiser; nothing is computed."""
+    counted, at_end = _Counted(denoise), _Counted(denoise)
     once = dataclasses.replace(step, reuse=False)
 
     def first_step(keys):
@@ -209,8 +209,9 @@ def calls_a_step(
         times = jnp.asarray(once.times(process), jnp.float32)
         return _step(process, counted, once, keys, times, None, state, 0)
 
-    jax.eval_shape(first_step, keys)
-    return counted.calls
+    (z, _) = jax.eval_shape(first_step, keys)
+    jax.eval_shape(lambda z: process.decode(at_end, z), z)
+    return counted.calls, at_end.calls
 
 
 def advance(

@@ -68,7 +68,7 @@ class Generator:
 
     Attributes:
       network_calls: how often the network was asked for each of the last samples, on average; the
-        decoding is one of these. With guidance each is two.
+        decoding is one of these where it asks. With guidance each is two.
     """
 
     def __init__(self, model: Model):
@@ -110,7 +110,7 @@ class Generator:
             return process.view(z, t), process.view_prediction(z, denoise(z, t))
 
         def calls(params, index, label):
-            return base.calls_a_step(*bind(params, label), step, keys_of(index, 0), shape)
+            return base.count_calls(*bind(params, label), step, keys_of(index, 0), shape)
 
         self._calls = calls
         everywhere = replicated(model.mesh)
@@ -172,11 +172,12 @@ class Generator:
             state = self._advance(params, state, index, label, window, known, first, last)
             jax.block_until_ready(state)  # Else the progress would be of what is queued.
             tell(last)
+        of_a_step, of_decoding = self._calls(params, index, label)
         if self.step.reuse:
             _, (_, (*_, calls)) = state
-            self.network_calls += float(np.mean(calls)) + 1
+            self.network_calls += float(np.mean(calls)) + of_decoding
         else:
-            self.network_calls += self._calls(params, index, label) * self.num_steps + 1
+            self.network_calls += of_a_step * self.num_steps + of_decoding
         return np.asarray(self._decode(params, state[0], label))
 
     def _check(self) -> None:

@@ -271,7 +271,7 @@ def test_while_training(points, tmp_path, monkeypatch, capsys):
     assert np.isfinite(last["knn_kl_nats"])
     about = {
         "samples": 30, "reference": "train", "reference_examples": 30, "sampler": "ancestral",
-        "steps": 4, "network_calls": 5.0, "sampler_seed": 0, "weights": "raw",
+        "steps": 4, "network_calls": 4.0, "sampler_seed": 0, "weights": "raw",
     }  # fmt: skip
     assert {key: last[key] for key in about} == about
     assert f"samples: knn_kl_nats {last['knn_kl_nats']:.4g}" in capsys.readouterr().out
@@ -281,7 +281,7 @@ def test_while_training(points, tmp_path, monkeypatch, capsys):
     (evaluated,) = md4jax.evaluate(points, tmp_path)
     assert evaluated == {k: v for k, v in last.items() if k != "step"} | {"source": "evaluate"}
     out = capsys.readouterr().out
-    assert "30 samples by ancestral, 4 steps, 5 network calls each, raw weights; against 30" in out
+    assert "30 samples by ancestral, 4 steps, 4 network calls each, raw weights; against 30" in out
     with pytest.raises(UserError, match="'kid', which is for images"):
         md4jax.train(tiny.override(points, eval__metrics=("kid",)), tmp_path / "other")
     assert not (tmp_path / "other").exists()
