@@ -200,7 +200,7 @@ class _Counted:
 def count_calls(
     process: Process, denoise: Denoiser, step: Ancestral, keys: Keys, shape: tuple[int, ...]
 ) -> tuple[int, int]:
-    """How often a step, if nothing is reused, and decoding ask the denoiser; nothing is computed."""
+    """How often a step, if nothing is reused, and decoding ask the denoiser; without computing."""
     counted, at_end = _Counted(denoise), _Counted(denoise)
     once = dataclasses.replace(step, reuse=False)
 
