@@ -189,6 +189,11 @@ class MMD(Finetune):
         "Path of the features' weights, where they have some.", None, changeable=True
     )
     kernel: str = option("k of the MMD.", "cubic", one_of=tuple(KERNELS))
+    gamma: float | None = option(
+        "Of the kernel: (gamma <x, y> + 1)^p or exp(-gamma |x - y|^2); None is 1 / features.",
+        None,
+        above=0,
+    )
     rematerialise: bool = option(
         "Compute each step again for its gradient: the memory is that of one step, whatever their "
         "number. False keeps all, and compiles longer; better on CPUs, where gradients of "
@@ -241,7 +246,8 @@ class MMD(Finetune):
 
     def gradient(self, model: Model) -> Callable:
         """As `Finetune.gradient`, given the features' weights last."""
-        train, kernel, features = model.experiment.train, KERNELS[self.kernel], self._load(model)
+        train, features = model.experiment.train, self._load(model)
+        kernel = dataclasses.replace(KERNELS[self.kernel], gamma=self.gamma)
         forward_of, blame = smooth, blame_smooth
         if is_scored(model.process):
             forward_of, blame = by_score, blame_by_score
