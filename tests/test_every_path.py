@@ -8,6 +8,7 @@ import math
 import jax
 import numpy as np
 import pytest
+import test_every_star
 import tiny
 from walking import check_samples, read_lines, walk
 
@@ -121,41 +122,6 @@ def test_variants_are_counted_rightly(path, values, data):
     assert f"{count_parameters(config, data or SPECS[path]):,}" in docstring(path)
 
 
-def different_configs():
-    """So many configs that each process and each network of one is walked.
-
-    The others differ in pairs, data, options and sizes; options are walked by `test_choice`, data
-    sets read by `tests/data`, and that the parts fit is seen by `test_configs_fit_together`. The
-    families of `test_every_star.py` are walked there, on the MLP; the two U-Nets of levels are one.
-    """
-    families = {"star_dirichlet", "star_wishart", "star_von_mises_fisher", "mlp"}
-    parts, seen, chosen = {}, families | {"improved_unet"}, []
-    for path in tiny.CONFIGS:
-        values = to_dict(load_config(tiny.ROOT / path))
-        parts[path] = {values["process"]["name"], values["network"]["name"]}
-    for new in (2, 1):  # First those that bring both a process and a network.
-        for path, names in parts.items():
-            if len(names - seen) >= new:
-                chosen.append(path)
-                seen |= names
-    return chosen
-
-
-@pytest.mark.parametrize("path", different_configs())
-def test_config(path, tmp_path):
-    config = tiny.with_data(tiny.tiny(load_config(tiny.ROOT / path)), tmp_path)
-    walk(config, tmp_path / "run")
-
-
-@pytest.mark.parametrize("path", sorted(set(tiny.CONFIGS) - set(different_configs())))
-def test_configs_fit_together(path, tmp_path):
-    """All that happens before anything compiles, for those that are not walked."""
-    config = tiny.with_data(tiny.tiny(load_config(tiny.ROOT / path)), tmp_path)
-    model = assemble(config)
-    assert model.abstract_state().step.shape == ()
-    assert len(model.experiment.sampler.times(model.process)) > 1
-
-
 def tiny_of(path, **values):
     return tiny.override(tiny.tiny(load_config(tiny.ROOT / path)), **values)
 
@@ -211,6 +177,47 @@ CHOICES = {
     ),
     "Gaussian: a learned schedule": ("configs/vdm/cifar10.py", dict(process__schedule="learned")),
 }
+
+
+def names_of(path):
+    """The process and the network of a config."""
+    values = to_dict(load_config(tiny.ROOT / path))
+    return {values["process"]["name"], values["network"]["name"]}
+
+
+def different_configs():
+    """So many configs that each process and each network of one is walked.
+
+    The others differ in pairs, data, options and sizes; options are walked by `test_choice`, data
+    sets read by `tests/data`, and that the parts fit is seen by `test_configs_fit_together`. What
+    the choices here and in `test_every_star.py` are variants of is walked there, as are the
+    families on the MLP; the two U-Nets of levels are one.
+    """
+    seen = {"star_dirichlet", "star_wishart", "star_von_mises_fisher", "mlp", "improved_unet"}
+    for path, _ in (*CHOICES.values(), *test_every_star.CHOICES.values()):
+        seen |= names_of(path)
+    chosen = []
+    for new in (2, 1):  # First those that bring both a process and a network.
+        for path in tiny.CONFIGS:
+            if len(names_of(path) - seen) >= new:
+                chosen.append(path)
+                seen |= names_of(path)
+    return chosen
+
+
+@pytest.mark.parametrize("path", different_configs())
+def test_config(path, tmp_path):
+    config = tiny.with_data(tiny.tiny(load_config(tiny.ROOT / path)), tmp_path)
+    walk(config, tmp_path / "run")
+
+
+@pytest.mark.parametrize("path", sorted(set(tiny.CONFIGS) - set(different_configs())))
+def test_configs_fit_together(path, tmp_path):
+    """All that happens before anything compiles, for those that are not walked."""
+    config = tiny.with_data(tiny.tiny(load_config(tiny.ROOT / path)), tmp_path)
+    model = assemble(config)
+    assert model.abstract_state().step.shape == ()
+    assert len(model.experiment.sampler.times(model.process)) > 1
 
 
 @pytest.mark.parametrize("choice", CHOICES)
