@@ -22,6 +22,8 @@ def get_config() -> ml_collections.ConfigDict:
             name="mmd",
             start="/tmp/md4jax/digits",
             features="pixels",
+            kernel="rbf",
+            gamma=0.25,  # Two digits are 9 or so apart in |x - y|^2: only near ones count.
             rematerialise=False,  # For a CPU; True is for accelerators.
         ),
         process=dict(name="masked", schedule="linear"),
@@ -37,8 +39,8 @@ def get_config() -> ml_collections.ConfigDict:
         sampler=dict(
             name="ancestral", num_steps=5, grid="cosine", num_samples=1000, batch_size=250
         ),
-        optimizer=dict(name="adamw", learning_rate=1e-4, warmup_steps=0, clip_norm=0.5),
-        train=dict(num_steps=200, batch_size=64, ema_decay=0.0, log_every=10, checkpoint_every=50),
+        optimizer=dict(name="adamw", learning_rate=1e-4, clip_norm=0.5),
+        train=dict(num_steps=100, batch_size=64, ema_decay=0.0, log_every=10, checkpoint_every=50),
         eval=dict(
             splits=(),
             metrics=("kid", "precision_recall"),
