@@ -25,6 +25,8 @@ def restore(config: Mapping[str, Any], workdir: str | pathlib.Path) -> tuple[Mod
     Raises:
       UserError: the folder has no whole checkpoint, or one of another config.
     """
+    from md4jax.finetuning.run import other_sampler
+
     model = assemble(config)
     path = pathlib.Path(workdir).absolute()
     workdir_lib.require_run(path, model)
@@ -33,20 +35,9 @@ def restore(config: Mapping[str, Any], workdir: str | pathlib.Path) -> tuple[Mod
     checkpoints.close()
     if restored is None:
         raise workdir_lib.no_checkpoint(path)
-    if words := _other_sampler(path, model):
-        say(words)
+    if lines := other_sampler(workdir_lib.read_config(path)["config"], model):
+        say(f"finetuned for another sampler: {'; '.join(lines)}")
     return model, restored.state.eval_params, restored.step
-
-
-def _other_sampler(workdir: pathlib.Path, model: Model) -> str:
-    """What to say if a model finetuned for one sampler is to be used with another."""
-    saved = workdir_lib.read_config(workdir)["config"]
-    if saved.get("finetune", {"name": "none"})["name"] == "none":
-        return ""
-    of = lambda sampler: {k: sampler.get(k) for k in ("name", "num_steps", "grid", "respacing")}
-    then, now = of(saved["sampler"]), of(model.config["sampler"])
-    lines = [f"config.sampler.{k} = {now[k]!r}, not {then[k]!r}" for k in now if now[k] != then[k]]
-    return "" if not lines else f"finetuned for another sampler: {'; '.join(lines)}"
 
 
 def evaluate(config: Mapping[str, Any], workdir: str | pathlib.Path) -> list[dict[str, Any]]:

@@ -30,10 +30,12 @@ class Finetune:
     Attributes:
       frozen: a class attribute: names of the subtrees of the parameters that stay as they are.
       predicts_errors: a class attribute: whether its denoiser can tell what of a guess is wrong.
+      uses_sampler: a class attribute: whether it is for the sampler of the config, and no other.
     """
 
     frozen: ClassVar[tuple[str, ...]] = ()
     predicts_errors: ClassVar[bool] = False
+    uses_sampler: ClassVar[bool] = False
 
     start: str = option(
         "The folder of the trained model to begin with, of the same process, network and data.",
@@ -51,6 +53,10 @@ class Finetune:
           params: `{"network": ..., "process": ...}` of the model to begin with.
         """
         return params
+
+    def fingerprint(self, model: Model) -> str:
+        """Of the constants; a run goes on with the same ones only."""
+        return ""
 
     def constants(self, model: Model) -> tuple[PyTree, ...]:
         """Arrays that the gradient is given after its other arguments, such as frozen weights."""

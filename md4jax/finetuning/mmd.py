@@ -23,7 +23,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -180,6 +180,8 @@ def in_parts(
 class MMD(Finetune):
     """Samples of `config.sampler`'s few steps that look like data to frozen features."""
 
+    uses_sampler: ClassVar[bool] = True
+
     features: str = option(
         "What is trained on; the metrics should be of other features.",
         "pixels",
@@ -199,6 +201,7 @@ class MMD(Finetune):
         "number. False keeps all, and compiles longer; better on CPUs, where gradients of "
         "convolutions in a loop take 30 times as long.",
         True,
+        changeable=True,
     )
     accumulate: str = option(
         "With config.train.microbatches: together is the MMD of the whole batch, its samples drawn "
@@ -227,7 +230,7 @@ class MMD(Finetune):
                 f"config.sampler.name: {type(sampler).__name__} does not say with what probability "
                 "it draws tokens; use 'ancestral'"
             )
-        ignored = {"prompt": None, "windows": 1, "reuse": False}
+        ignored = {"prompt": None, "windows": 1, "reuse": False, "label": None}
         for key, unset in ignored.items():
             if (value := getattr(sampler, key)) != unset:
                 raise UserError(
@@ -237,6 +240,9 @@ class MMD(Finetune):
 
     def _load(self, model: Model) -> Any:
         return FEATURES[self.features].load(self.weights, model.spec, "config.finetune.weights")
+
+    def fingerprint(self, model: Model) -> str:
+        return self._load(model).fingerprint
 
     def constants(self, model: Model) -> tuple[PyTree, ...]:
         return (self._load(model).params,)
@@ -265,11 +271,11 @@ class MMD(Finetune):
             index = jnp.arange(train.batch_size, dtype=jnp.int32)
             index = jax.lax.with_sharding_constraint(index, batch_sharding(model.mesh))
             key = jax.random.fold_in(rng.stream(train.seed, "finetune"), step)
-            x0, label = state.augmented(
-                train, model.network, batch, index, state.step_keys(train.seed, step)
-            )
+            # Samples are of the classes of the examples; none is drawn without its class.
+            part = {"keys": rng.example_keys(key, index), "label": batch.get("label")}
+            step_keys = state.step_keys(train.seed, step)
+            x0, _ = state.augmented(train, model.network, batch, index, step_keys)
             x = see(as_unit(model.spec, x0))
-            part = {"keys": rng.example_keys(key, index), "label": label}
             if train.microbatches == 1:
                 loss, grads = whole(forward, blame, params, x, part)
             else:

@@ -15,17 +15,16 @@ bound is and what its other samplers draw does not change.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from md4jax import rng
 from md4jax.finetuning.base import Finetune
+from md4jax.networks.heads import token_head
 from md4jax.objectives import bits_per_dim
 from md4jax.options import UserError
 from md4jax.processes.base import Process
@@ -37,12 +36,6 @@ from md4jax.typing import PyTree, Time, Tokens
 
 if TYPE_CHECKING:
     from md4jax.model import Model
-
-
-def make_head(guess: Tokens, features: Float[Array, "b *p f"]) -> nn.Dense:
-    """The layer: a number a token, of which a pixel has one a channel; 0 at the start."""
-    tokens = math.prod(guess.shape) // math.prod(features.shape[:-1])
-    return nn.Dense(tokens, kernel_init=nn.initializers.zeros)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -57,7 +50,7 @@ class ErrorDenoiser(state.NetworkDenoiser):
           t: the time of the z_t it was made from.
         """
         features = self.features(guess, t).astype(jnp.float32)
-        errors = make_head(guess, features).apply({"params": self.params["remasker"]}, features)
+        errors = token_head(guess, features).apply({"params": self.params["remasker"]}, features)
         return errors.reshape(guess.shape)
 
 
@@ -87,7 +80,7 @@ class Remasker(Finetune):
         z, t = jnp.zeros((1, *model.spec.shape), jnp.int32), jnp.zeros(1)
         features = jax.eval_shape(denoise.features, z, t)
         key = rng.stream(model.experiment.train.seed, "init_remasker")
-        head = make_head(z, features).init(key, jnp.zeros(features.shape))
+        head = token_head(z, features).init(key, jnp.zeros(features.shape))
         return params | {"remasker": head["params"]}
 
     def denoiser(

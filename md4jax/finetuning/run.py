@@ -19,6 +19,8 @@ from md4jax.training.state import TrainState
 
 # A trained model is one of these sections of its config; how it was trained may differ.
 OF_A_MODEL = {name: config_lib.SECTIONS[name] for name in ("process", "network", "data")}
+# Which samples are drawn, not how.
+OF_ANY_SAMPLES = {"num_samples", "batch_size", "seed", "label", "frames", "prompt", "overlap"}
 
 
 def finetune(config: Mapping[str, Any], workdir: str | pathlib.Path) -> dict[str, float]:
@@ -47,9 +49,18 @@ class Finetuning(Run):
                 "config.finetune.name = 'none': --mode=finetune needs to know what to do; choose "
                 f"one of {', '.join(name for name in FINETUNES if name != 'none')}"
             )
-        model.experiment.finetune.constants(model)  # Files of weights may be missing.
+        saved = workdir_lib.read_config(path) or {}
+        weights = model.experiment.finetune.fingerprint(model)  # Files of weights may be missing.
         if not (path / "checkpoints").is_dir():
             start_of(model)
+            return
+        if lines := other_sampler(saved["config"], model):
+            raise UserError(f"{path} is finetuned for another sampler: {'; '.join(lines)}")
+        if saved.get("constants", weights) != weights:
+            raise UserError(
+                f"{path} was begun with other weights of its features; give the same file as "
+                "config.finetune.weights, or another --workdir"
+            )
 
     def at_start(self, stop: StopSignal) -> None:
         """Also evaluates and samples before the first step, with the seeds of later ones."""
@@ -72,6 +83,23 @@ class Finetuning(Run):
         return self.model.init_state(
             {name: params[name] for name in ("network", "process")}, statistics
         )
+
+
+def other_sampler(saved: Mapping[str, Any], model: Model) -> list[str]:
+    """In what the sampler differs from the one a model was finetuned for, if it was for one.
+
+    Args:
+      saved: the config it was finetuned with.
+      model: of the config that is given.
+    """
+    if not model.experiment.finetune.uses_sampler:
+        return []
+    then, now = saved["sampler"], model.config["sampler"]
+    return [
+        f"config.sampler.{key} = {now.get(key)!r}, not {then.get(key)!r}"
+        for key in sorted(set(then) | set(now))
+        if key not in OF_ANY_SAMPLES and then.get(key) != now.get(key)
+    ]
 
 
 def start_of(model: Model) -> tuple[Model, pathlib.Path]:

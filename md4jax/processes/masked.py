@@ -40,7 +40,13 @@ from jaxtyping import Array, Float
 from md4jax.options import UserError, option
 from md4jax.processes.base import step_time
 from md4jax.processes.masked_schedules import SCHEDULES, Linear
-from md4jax.processes.masking import Masking, bernoulli, sum_positions, token_log_prob
+from md4jax.processes.masking import (
+    Masking,
+    bernoulli,
+    over_positions,
+    sum_positions,
+    token_log_prob,
+)
 from md4jax.typing import Keys, Logits, Nats, Time, Tokens
 
 
@@ -105,6 +111,21 @@ class Masked(Masking):
     def unmask(self, prediction: Logits, t: Time, s: Time) -> tuple[Time, Logits]:
         """u(t, s) `[b]`, the same at all positions, and mu (7)."""
         return self.unmask_probability(t, t - s), prediction
+
+    def reverse_log_prob(
+        self, z_t: Tokens, z_s: Tokens, prediction: Logits, t: Time, s: Time
+    ) -> Nats:
+        """log p(z_s | z_t), nats `[b]`, for a z_s that may follow z_t.
+
+        Each MASK is replaced with probability u(t, s) (5), by a token of the law mu (7).
+        """
+        u = over_positions(self.unmask_probability(t, t - s), z_t)
+        drawn = z_s != self.mask_id
+        log_mu = token_log_prob(prediction, jnp.where(drawn, z_s, 0))
+        # Of u that are 0 or 1 the outcome that cannot be is kept from the logarithm.
+        drawn_too = jnp.log(jnp.where(drawn, u, 1.0)) + log_mu
+        log_p = jnp.where(drawn, drawn_too, jnp.log1p(-jnp.where(drawn, 0.0, u)))
+        return sum_positions(jnp.where(z_t == self.mask_id, log_p, 0.0))
 
     def bound_terms(
         self, keys: Keys, prediction: Logits, x0: Tokens, z_t: Tokens, t: Time

@@ -120,19 +120,6 @@ class Masking(Defaults):
         unmask = bernoulli(unmask_keys, u, z_t.shape[1:])
         return jnp.where((z_t == self.mask_id) & unmask, tokens, z_t)
 
-    def reverse_log_prob(
-        self, z_t: Tokens, z_s: Tokens, prediction: Logits, t: Time, s: Time
-    ) -> Nats:
-        """log p(z_s | z_t) of (1), nats `[b]`, for a z_s that may follow z_t."""
-        u, logits = self.unmask(prediction, t, s)
-        u = jnp.broadcast_to(over_positions(u, z_t), z_t.shape)
-        drawn = z_s != self.mask_id
-        log_pi = token_log_prob(logits, jnp.where(drawn, z_s, 0))
-        # Of u that are 0 or 1 the outcome that cannot be is kept from the logarithm.
-        drawn_too = jnp.log(jnp.where(drawn, u, 1.0)) + log_pi
-        log_p = jnp.where(drawn, drawn_too, jnp.log1p(-jnp.where(drawn, 0.0, u)))
-        return sum_positions(jnp.where(z_t == self.mask_id, log_p, 0.0))
-
     def view(self, z_t: Tokens, t: Time) -> Tokens:
         """MASK is shown as the middle of the values."""
         return jnp.where(z_t == self.mask_id, self.vocab_size // 2, z_t)
@@ -164,7 +151,8 @@ def joint_reverse_sample(
         the unmaskings are lost, an unintended top-p). "high" reaches 1e-14 and draws the law.
     """
     u, logits = process.unmask(prediction, t, s)
-    u = jnp.broadcast_to(over_positions(u, z_t), z_t.shape)[..., None]
+    u = u if u.ndim == z_t.ndim else over_positions(u, z_t)
+    u = jnp.broadcast_to(u, z_t.shape)[..., None]
     log_pi = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
     log_p = jnp.concatenate([jnp.log(u) + log_pi, jnp.log1p(-u)], axis=-1)
     return jnp.where(z_t == process.mask_id, categorical(keys, log_p, gumbel), z_t)

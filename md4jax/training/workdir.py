@@ -94,6 +94,7 @@ def prepare(workdir: pathlib.Path, model: Model) -> None:
     content = {
         "config": model.config,
         "data_fingerprint": model.dataset.fingerprint,
+        "constants": model.experiment.finetune.fingerprint(model),
         "versions": _versions(),
         "git_commit": _git_commit(),
         "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",

@@ -310,3 +310,37 @@ def test_finetuned_workdir(tmp_path, capsys):
     assert "finetuned for another sampler: config.sampler.num_steps = 4, not 3" in (
         capsys.readouterr().out
     )
+
+
+def test_a_run_goes_on_for_its_sampler_and_its_features_alone(tmp_path):
+    """Refused before anything is written, and said by other modes; how many samples may change."""
+    path, folder = "configs/mmd/digits_gaussian.py", tmp_path / "run"
+    config = tiny.tiny(load_config(tiny.ROOT / path))
+    config.finetune.features, config.finetune.weights = "pixels", None
+    config.eval.metrics, config.train.num_steps = (), 1
+    untrained(config, folder)
+    before = (folder / "config.json").read_text()
+    config.sampler.num_steps, config.sampler.num_samples = 4, 5
+    with pytest.raises(UserError, match=r"another sampler: config.sampler.num_steps = 4, not 3$"):
+        md4jax.finetune(config, folder)
+    assert (folder / "config.json").read_text() == before
+    config.sampler.num_steps = 3
+    (folder / "config.json").write_text(before.replace('"constants": ""', '"constants": "abc"'))
+    with pytest.raises(UserError, match="was begun with other weights of its features"):
+        md4jax.finetune(config, folder)
+
+
+def test_points_are_finetuned_too(tmp_path):
+    """By their coordinates: a gradient of the simplex's Dirichlets can be traced."""
+    config = tiny.tiny(load_config(tiny.ROOT / "configs/star_shaped/simplex_dirichlet.py"))
+    model = assemble(make_config(**config.to_dict() | {"finetune": {"name": "mmd"}}))
+    state, gradient = model.abstract_state(), model.experiment.finetune.gradient(model)
+    arguments = (state.params, state.fixed, model.abstract_batch(), state.step, {})
+    found, _ = jax.eval_shape(gradient, *arguments)
+    assert jax.tree.structure(found) == jax.tree.structure(state.params)
+
+
+def test_processes_whose_steps_tell_no_law_are_refused():
+    config = tiny.tiny(load_config(tiny.ROOT / "configs/genmd4/digits.py"))
+    with pytest.raises(UserError, match="samples of GenMD4 have neither derivatives nor a law"):
+        assemble(make_config(**config.to_dict() | {"finetune": {"name": "mmd"}}))

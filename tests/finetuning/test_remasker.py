@@ -11,8 +11,9 @@ import optax
 from small_words import LAW, LENGTH, PROCESS, VOCAB, WORDS, exact
 
 from md4jax.config import Train
-from md4jax.finetuning.remasker import Remasker, error_bits, make_head
+from md4jax.finetuning.remasker import Remasker, error_bits
 from md4jax.networks.base import Network
+from md4jax.networks.heads import token_head
 from md4jax.networks.transformer import Transformer
 from md4jax.networks.unet import UNet
 from md4jax.networks.uvit import UViT
@@ -127,4 +128,4 @@ def test_features_are_what_the_output_layer_reads():
         ask = lambda key, net=network: net.init_with_output(key, z, t, features=True)
         features, variables = jax.eval_shape(ask, jax.random.key(0))
         assert features.shape == (2, 4, 4, 8) and "head" not in variables["params"]
-        assert make_head(z, features).features == 3
+        assert token_head(z, features).features == 3

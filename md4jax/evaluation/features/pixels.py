@@ -16,7 +16,7 @@ from md4jax.typing import PyTree
 
 @dataclasses.dataclass(frozen=True)
 class Pixels:
-    """All values of an image; see `Features`."""
+    """All values of an image, or coordinates of a point; see `Features`."""
 
     dim: int
     rule: ClassVar[str] = "pixels in [0, 1]"
@@ -29,11 +29,12 @@ class Pixels:
         """See `Features.load`; a path is refused, for there is nothing to read."""
         if path is not None:
             raise UserError(f"{key} = {path!r} should be None: pixels have no weights")
-        check_images(spec)
+        if spec.vocab_size is not None:
+            check_images(spec)
         return cls(math.prod(spec.shape))
 
     def __call__(
-        self, params: PyTree, images: Float[Array, "b h w c"]
+        self, params: PyTree, images: Float[Array, "b *s"]
     ) -> Float[Array, "b {self.dim}"]:
         """See `Features`."""
         return images.reshape(len(images), -1)
