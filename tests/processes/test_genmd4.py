@@ -15,6 +15,7 @@ from md4jax.processes.base import DataSpec
 from md4jax.processes.genmd4 import GenMD4
 from md4jax.processes.masked import Masked
 from md4jax.samplers.base import Ancestral, sample
+from md4jax.samplers.masked import Joint
 
 GOLDEN = np.load(pathlib.Path(__file__).parents[1] / "golden" / "md4_genmd4.npz")
 VOCAB, LENGTH = 3, 2
@@ -166,13 +167,14 @@ def test_the_gradient_of_the_schedule_is_without_bias():
     assert np.abs(np.asarray(ignored) - np.asarray(expected)).max() > 0.01
 
 
-def test_samples_of_the_exact_denoiser_have_the_law():
+@pytest.mark.parametrize("step", [Ancestral(num_steps=200), Joint(num_steps=200, gumbel="high")])
+def test_samples_of_the_exact_denoiser_have_the_law(step):
     """Chi-squared over the nine words, n = 5,000, 200 steps; false alarm 1e-4."""
     from scipy.stats import chi2
 
     n = 5_000
     keys = rng.example_keys(jax.random.key(5), jnp.arange(n))
-    draw = lambda k: sample(PROCESS, exact(PROCESS), Ancestral(num_steps=200), k, (LENGTH,))
+    draw = lambda k: sample(PROCESS, exact(PROCESS), step, k, (LENGTH,))
     counts = np.bincount(np.asarray(jax.jit(draw)(keys)) @ np.array([3, 1]), minlength=9)
     assert chi2.sf(((counts - n * LAW) ** 2 / (n * LAW)).sum(), 8) > 1e-4
 
