@@ -50,7 +50,9 @@ class ErrorDenoiser(state.NetworkDenoiser):
           t: the time of the z_t it was made from.
         """
         features = self.features(guess, t).astype(jnp.float32)
-        errors = token_head(guess, features).apply({"params": self.params["remasker"]}, features)
+        errors = token_head(guess.shape, features.shape).apply(
+            {"params": self.params["remasker"]}, features
+        )
         return errors.reshape(guess.shape)
 
 
@@ -80,7 +82,7 @@ class Remasker(Finetune):
         z, t = jnp.zeros((1, *model.spec.shape), jnp.int32), jnp.zeros(1)
         features = jax.eval_shape(denoise.features, z, t)
         key = rng.stream(model.experiment.train.seed, "init_remasker")
-        head = token_head(z, features).init(key, jnp.zeros(features.shape))
+        head = token_head(z.shape, features.shape).init(key, jnp.zeros(features.shape))
         return params | {"remasker": head["params"]}
 
     def denoiser(

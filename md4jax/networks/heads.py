@@ -5,17 +5,15 @@ from __future__ import annotations
 import math
 
 import flax.linen as nn
-from jaxtyping import Array, Float
-
-from md4jax.typing import Tokens
 
 
-def token_head(tokens: Tokens, features: Float[Array, "b *p f"]) -> nn.Dense:
+def token_head(tokens: tuple[int, ...], features: tuple[int, ...]) -> nn.Dense:
     """A linear layer that gives a number a token, one a channel of a pixel; 0 at the start.
 
     Args:
-      tokens: of which only the shape is used, `[b, *s]`.
-      features: likewise; of the positions.
+      tokens: the shape of the tokens, `(b, *s)`.
+      features: of the features at their positions, `(b, *p, f)`.
     """
-    count = math.prod(tokens.shape) // math.prod(features.shape[:-1])
-    return nn.Dense(count, kernel_init=nn.initializers.zeros)
+    return nn.Dense(
+        math.prod(tokens) // math.prod(features[:-1]), kernel_init=nn.initializers.zeros
+    )
