@@ -1,7 +1,7 @@
 """A classifier of CIFAR-10, as features of its samples.
 
-Command:   python -m md4jax.evaluation.features.classifier --config=configs/classifier/cifar10.py
-           --workdir=/tmp/md4jax/cifar10_classifier
+Command:   python -m md4jax.evaluation.features.classifier --config=configs/classifier/cifar10.py \
+               --workdir=/tmp/md4jax/cifar10_classifier
 Data:      python prepare_data.py --dataset=cifar10
 Network:   81,914 parameters
 Batch:     64

@@ -1,7 +1,7 @@
 """A classifier of the 8 x 8 digits of scikit-learn, as features of their samples.
 
-Command:   python -m md4jax.evaluation.features.classifier --config=configs/classifier/digits.py
-           --workdir=/tmp/md4jax/digits_classifier
+Command:   python -m md4jax.evaluation.features.classifier --config=configs/classifier/digits.py \
+               --workdir=/tmp/md4jax/digits_classifier
 Network:   69,994 parameters
 Batch:     64
 Hardware:  2 CPU cores, 16 s of CPU time with compiling

@@ -1,7 +1,7 @@
 """A classifier of MNIST, as features of its samples.
 
-Command:   python -m md4jax.evaluation.features.classifier --config=configs/classifier/mnist.py
-           --workdir=/tmp/md4jax/mnist_classifier
+Command:   python -m md4jax.evaluation.features.classifier --config=configs/classifier/mnist.py \
+               --workdir=/tmp/md4jax/mnist_classifier
 Data:      python prepare_data.py --dataset=mnist
 Network:   76,826 parameters
 Batch:     64
