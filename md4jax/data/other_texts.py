@@ -20,9 +20,15 @@ def with_texts(dataset: Dataset, paths: Sequence[str]) -> Dataset:
       paths: of UTF-8 files.
 
     Raises:
-      UserError: the data are no text or are cut by documents; a file cannot be read, is shorter
-        than one window, or has characters that the data's alphabet lacks.
+      UserError: a path is the name of a split of the data; the data are no text or are cut by
+        documents; a file cannot be read, is shorter than one window, or has characters that the
+        data's alphabet lacks.
     """
+    if taken := [path for path in paths if path in dataset.splits]:
+        raise UserError(
+            f"config.eval.texts has {taken[0]!r}, which is a split of the data: config.eval.splits "
+            f"is for those; a file of that name is './{taken[0]}'"
+        )
     added = {path: _windows(dataset, path) for path in paths}
     log_left_out(added)
     return dataclasses.replace(dataset, splits={**dataset.splits, **added}) if added else dataset

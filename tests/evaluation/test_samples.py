@@ -234,6 +234,7 @@ def test_other_texts_are_splits(text, tmp_path):
     refused(file, "3 chars, and one window is 12")
     file.write_text("A" * 20)
     refused(file, "character 'A' at position 0 is not in the alphabet")
+    refused("train", "has 'train', which is a split of the data.*; a file of .* is './train'")
     refused(file, "the data that the model is of are no text", load_config(tiny.ROOT / DIGITS))
 
 
