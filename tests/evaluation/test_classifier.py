@@ -16,7 +16,7 @@ from md4jax.config import load_config, to_dict
 from md4jax.data.digits import Digits
 from md4jax.evaluation.features import FEATURES
 from md4jax.evaluation.features.base import ClassFeatures
-from md4jax.evaluation.features.classifier.config import ClassifierOptions, make_config
+from md4jax.evaluation.features.classifier.config import SECTIONS, ClassifierOptions, make_config
 from md4jax.evaluation.features.classifier.features import abstract_params
 from md4jax.evaluation.features.classifier.training import train
 from md4jax.options import UserError
@@ -51,6 +51,7 @@ def test_it_learns_and_its_file_is_what_was_trained(trained):
     """
     with np.load(trained) as file:
         metadata = json.loads(str(file["metadata"]))
+    assert set(metadata["config"]) == {"data", "classifier"}
     classifier = FEATURES["classifier"].load(str(trained), DIGITS)
     assert isinstance(classifier, ClassFeatures)
     assert (classifier.dim, classifier.num_classes) == (12, 10)
@@ -117,7 +118,7 @@ def test_the_command(trained, tmp_path):
 )
 def test_what_is_refused(sections, words, tmp_path):
     """Nothing is written."""
-    values = to_dict(config(num_steps=3))
+    values = to_dict(config(num_steps=3), SECTIONS)
     with pytest.raises(UserError) as error:
         train(make_config(**{**values, **merged(values, sections)}), tmp_path / "run")
     assert words in str(error.value) and "\n" not in str(error.value)

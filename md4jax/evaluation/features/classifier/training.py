@@ -52,7 +52,7 @@ def train(
     tower = _check_data(dataset, options)
     path = pathlib.Path(workdir).absolute() / FILE
     metadata = {
-        "config": to_dict(config),
+        "config": to_dict(config, SECTIONS),
         "data_fingerprint": dataset.fingerprint,
         "shape": dataset.spec.shape,
         "levels": dataset.spec.vocab_size,
