@@ -21,6 +21,7 @@ from ml_collections import config_flags
 from md4jax import cli
 from md4jax.console import say
 from md4jax.evaluation import trigram
+from md4jax.evaluation.metrics.of_texts import gram_entropy
 from md4jax.evaluation.precision_recall import precision_recall
 from md4jax.model import Model
 from md4jax.modes import restore
@@ -82,14 +83,12 @@ class Texts:
     columns = ("trigram bits/token", "unigram entropy, bits")
 
     def __init__(self, model: Model):
-        self._vocab_size = model.spec.vocab_size
         split = model.split("train")
         windows = split.gather(np.arange(0, len(split), max(1, model.spec.shape[0])))["x0"]
-        self._trigram = trigram.fit(windows.reshape(-1), self._vocab_size)
+        self._trigram = trigram.fit(windows.reshape(-1), model.spec.vocab_size)
 
     def __call__(self, samples: np.ndarray) -> tuple[float, float]:
-        entropy = trigram.unigram_entropy(samples, self._vocab_size)
-        return self._trigram.bits(samples), entropy
+        return self._trigram.bits(samples), gram_entropy(samples, 1)
 
 
 def main(argv: list[str]) -> None:

@@ -46,10 +46,12 @@ class Trigram:
         return float(-total / rows.size)
 
 
-def check_vocab(vocab_size: int) -> None:
-    """Raises UserError if the vocabulary is too large for the model."""
+def check_vocab(vocab_size: int, asked_by: str = "") -> None:
+    """Raises UserError, its message begun by `asked_by`, if the vocabulary is too large."""
     if vocab_size > MAX_VOCAB:
-        raise UserError(f"a trigram model of {vocab_size} ids is too large; at most {MAX_VOCAB}")
+        raise UserError(
+            f"{asked_by}a trigram model of {vocab_size} ids is too large; at most {MAX_VOCAB}"
+        )
 
 
 def fit(tokens: Integer[np.ndarray, "t"], vocab_size: int) -> Trigram:
@@ -67,13 +69,3 @@ def fit(tokens: Integer[np.ndarray, "t"], vocab_size: int) -> Trigram:
     counts = np.bincount(pairs[:-1] * v + tokens[2:], minlength=v**3).reshape(v, v, v)
     tri = (counts + STRENGTH * bi) / (counts.sum(-1, keepdims=True) + STRENGTH)
     return Trigram(uni, bi, tri)
-
-
-def unigram_entropy(rows: Integer[np.ndarray, "n l"], vocab_size: int) -> float:
-    """Entropy of the tokens of each row, bits, averaged over rows: low where samples repeat."""
-    entropies = []
-    for row in rows:
-        share = np.bincount(row, minlength=vocab_size) / len(row)
-        share = share[share > 0]
-        entropies.append(-(share * np.log2(share)).sum())
-    return float(np.mean(entropies))

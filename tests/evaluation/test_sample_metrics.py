@@ -118,6 +118,8 @@ def test_texts_by_hand():
     found = text_metric(of_texts.TokenEntropy, 5, 3)(Texts(rows, 3), None)
     first = -(0.6 * math.log2(0.6) + 0.4 * math.log2(0.4))
     assert found == pytest.approx({"unigram_entropy_bits": first / 2, "bigram_entropy_bits": 0.5})
+    others = np.array([[0, 1, 2, 3], [0, 0, 0, 0], [0, 0, 1, 1]])
+    assert of_texts.gram_entropy(others, 1) == pytest.approx((2 + 0 + 1) / 3)
     found = text_metric(of_texts.DistinctN, 5, 3)(Texts(rows, 3), None)
     # Of 10 tokens 3 differ; pairs 01, 10, 22 of 8; triples 010, 101, 222 of 6.
     assert found == pytest.approx({"distinct_1": 3 / 10, "distinct_2": 3 / 8, "distinct_3": 3 / 6})

@@ -183,7 +183,7 @@ def test_texts_refused(text, tmp_path, monkeypatch):
     spec = dataclasses.replace(text.spec, vocab_size=300)
     dataset = dataclasses.replace(text.dataset, spec=spec)
     model = dataclasses.replace(text, dataset=dataset)
-    refused("trigram model of 300 ids", model=model, metric="trigram")
+    refused("metrics has 'trigram': a trigram model of 300 ids", model=model, metric="trigram")
 
 
 class FakeScorer:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from md4jax.evaluation.trigram import fit, unigram_entropy
+from md4jax.evaluation.trigram import fit
 from md4jax.options import UserError
 
 
@@ -40,11 +40,6 @@ def test_the_first_two_tokens_of_a_row():
     rows = np.array([[2, 1, 0]])
     expected = -np.log2([model.uni[2], model.bi[2, 1], model.tri[2, 1, 0]]).mean()
     assert model.bits(rows) == pytest.approx(expected)
-
-
-def test_entropy_of_rows():
-    rows = np.array([[0, 1, 2, 3], [0, 0, 0, 0], [0, 0, 1, 1]])
-    assert unigram_entropy(rows, 5) == pytest.approx((2 + 0 + 1) / 3)
 
 
 def test_large_vocabularies_are_refused():

@@ -80,8 +80,9 @@ def check_images(spec: DataSpec) -> None:
     if len(spec.shape) != 3 or spec.shape[-1] not in (1, 3) or spec.vocab_size is None:
         kind = "real" if spec.vocab_size is None else "integer"
         raise UserError(
-            "features are of images, integers of shape (height, width, 1 or 3); config.data has "
-            f"{kind} data of shape {spec.shape}"
+            f"config.data has {kind} data of shape {spec.shape}; config.eval.features, "
+            "config.finetune.features and classifiers are of images: integers of shape (height, "
+            "width, 1 or 3)"
         )
 
 

@@ -89,7 +89,8 @@ class TrigramBits(OfTexts):
 
     def __init__(self, setting: Setting):
         super().__init__(setting)
-        trigram.check_vocab(setting.dataset.spec.vocab_size)
+        vocab_size = setting.dataset.spec.vocab_size
+        trigram.check_vocab(vocab_size, "config.eval.metrics has 'trigram': ")
 
     @functools.cached_property
     def _model(self) -> trigram.Trigram:
