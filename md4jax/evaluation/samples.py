@@ -21,7 +21,7 @@ from md4jax.typing import PyTree
 if TYPE_CHECKING:
     from md4jax.model import Model
 
-Never = Callable[[], bool]
+ShouldStop = Callable[[], bool]
 
 
 class _OfImages:
@@ -50,10 +50,10 @@ class _OfImages:
             return len(self._of_file)
         return reference_count(self._model, samples)
 
-    def set_of(self, samples: np.ndarray, should_stop: Never) -> Images:
+    def set_of(self, samples: np.ndarray, should_stop: ShouldStop) -> Images:
         return self._features(lambda index: samples[index], len(samples), should_stop)
 
-    def reference(self, count: int, should_stop: Never) -> Images:
+    def reference(self, count: int, should_stop: ShouldStop) -> Images:
         if self._of_file is not None:
             return self._of_file
         return image_features.reference(
@@ -72,18 +72,18 @@ class _Plain:
     def count(self, samples: int) -> int:
         return reference_count(self._model, samples)
 
-    def reference(self, count: int, should_stop: Never) -> Any:
+    def reference(self, count: int, should_stop: ShouldStop) -> Any:
         gather, count = image_features.examples(self._split, count)
         return self.set_of(gather(np.arange(count)), should_stop)
 
 
 class _OfTexts(_Plain):
-    def set_of(self, samples: np.ndarray, should_stop: Never) -> Texts:
+    def set_of(self, samples: np.ndarray, should_stop: ShouldStop) -> Texts:
         return Texts(samples, self._model.spec.vocab_size, self._model.dataset.to_text)
 
 
 class _OfPoints(_Plain):
-    def set_of(self, samples: np.ndarray, should_stop: Never) -> Points:
+    def set_of(self, samples: np.ndarray, should_stop: ShouldStop) -> Points:
         return Points(coordinates(self._model.spec.domain or "real", samples))
 
 
@@ -143,7 +143,7 @@ class SampleMetrics:
         self._check(self.generator.step.num_samples)
 
     def __call__(
-        self, params: PyTree, should_stop: Never = lambda: False, weights: str | None = None
+        self, params: PyTree, should_stop: ShouldStop = lambda: False, weights: str | None = None
     ) -> dict[str, float | int | str]:
         """Draws samples and measures them: values by name, and what they depend on.
 
@@ -173,7 +173,7 @@ class SampleMetrics:
         }
 
     def from_samples(
-        self, samples: Shaped[np.ndarray, "n *s"], should_stop: Never = lambda: False
+        self, samples: Shaped[np.ndarray, "n *s"], should_stop: ShouldStop = lambda: False
     ) -> dict[str, float | int | str]:
         """Measures any samples of the data's shape, integers or real as those are.
 
