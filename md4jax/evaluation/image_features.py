@@ -11,6 +11,8 @@ import hashlib
 import json
 import os
 import pathlib
+import zipfile
+import zlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +21,7 @@ import numpy as np
 from jaxtyping import Float, Integer
 
 from md4jax import hosts
-from md4jax.console import Interrupted, Progress
+from md4jax.console import Interrupted, Progress, say
 from md4jax.evaluation.features import FEATURES
 from md4jax.evaluation.metrics.base import Images
 from md4jax.options import UserError
@@ -28,6 +30,8 @@ from md4jax.training.partitioning import batch_sharding, replicated
 if TYPE_CHECKING:
     from md4jax.model import Model
 
+# How a damaged file shows.
+DAMAGE = (OSError, ValueError, EOFError, KeyError, TypeError, zipfile.BadZipFile, zlib.error)
 # What has to be the same for features of two sets to be compared.
 COMPARED = ("features", "rule", "weights", "shape")
 
@@ -109,7 +113,7 @@ def reference(
     workdir: pathlib.Path | None,
     should_stop: Callable[[], bool],
 ) -> Images:
-    """Features of a split's examples, from the run's folder if they are there.
+    """Features of a split's examples, from the run's folder if they are there and undamaged.
 
     Args:
       of: the features.
@@ -130,7 +134,10 @@ def reference(
         digest = hashlib.sha256(words.encode()).hexdigest()[:16]
         path = workdir / "metrics" / f"reference_{digest}.npz"
         if hosts.agree(path.exists()):
-            return Images(read(path)[0])
+            try:
+                return hosts.everywhere(lambda: Images(_arrays(path)[0]))
+            except hosts.Failed as error:
+                say(f"{path} is damaged and made anew ({error})")
     found = of(*examples(of.model.split(name, "config.eval.reference"), count), should_stop)
     if path is not None and hosts.is_first():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -147,13 +154,17 @@ def read(path: pathlib.Path) -> tuple[Float[np.ndarray, "m d"], dict[str, Any]]:
       UserError: it cannot be read, or is another kind of file.
     """
     try:
-        with np.load(path) as arrays:
-            return arrays["features"], json.loads(str(arrays["made_of"]))
-    except (OSError, ValueError, KeyError) as error:
+        return _arrays(path)
+    except DAMAGE as error:
         raise UserError(
             f"config.eval.reference = '{path}' is no file of reference features, as evaluation "
             f"leaves it in metrics/reference_*.npz ({hosts.one_line(error)})"
         ) from error
+
+
+def _arrays(path: pathlib.Path) -> tuple[np.ndarray, dict[str, Any]]:
+    with np.load(path) as arrays:
+        return arrays["features"], json.loads(str(arrays["made_of"]))
 
 
 def read_checked(path: pathlib.Path, of_weights: dict[str, Any]) -> Images:

@@ -99,9 +99,25 @@ def test_the_reference_is_kept(digits, tmp_path, monkeypatch):
         SampleMetrics(elsewhere)
     SampleMetrics(model, tmp_path).from_samples(samples)
     assert len(list((tmp_path / "metrics").iterdir())) == 3
-    (tmp_path / "bad.npz").write_bytes(b"no")
-    with pytest.raises(UserError, match=r"bad\.npz' is no file of reference features"):
-        SampleMetrics(changed(model, reference=str(tmp_path / "bad.npz")))
+
+
+def test_damaged_references(digits, tmp_path, capsys):
+    """One that is named is refused; the run's own is made anew, and is whole again."""
+    model = changed(digits, metrics=("kid",), num_samples=9, batch_size=9)
+    samples, _ = images(model, "test", 9)
+    first = SampleMetrics(model, tmp_path).from_samples(samples)
+    (file,) = (tmp_path / "metrics").iterdir()
+    whole = file.read_bytes()
+    middle = bytearray(whole)
+    middle[len(whole) // 2] ^= 1
+    for damaged in (b"", b"no", whole[: len(whole) // 2], bytes(middle)):
+        file.write_bytes(damaged)
+        with pytest.raises(UserError, match=r"reference_.*\.npz' is no file of reference features"):
+            SampleMetrics(changed(model, reference=str(file)))
+        assert SampleMetrics(model, tmp_path).from_samples(samples) == first
+        assert f"{file} is damaged and made anew" in capsys.readouterr().out
+        assert image_features.read(file)[0].shape == (9, 64)
+    assert list((tmp_path / "metrics").iterdir()) == [file]
 
 
 # Of images: options, words of the one line.
