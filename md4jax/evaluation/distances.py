@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from md4jax.evaluation.neighbours import distance_blocks, radii, row_blocks
+from md4jax.evaluation.neighbours import margin, row_blocks, squared_blocks, squared_radii
 
 Points = Array | np.ndarray  # [n, d]; kernels are of the type they are given.
 
@@ -137,10 +137,11 @@ def density_coverage(
     real: Float[np.ndarray, "n d"], generated: Float[np.ndarray, "m d"], k: int = 5
 ) -> tuple[float, float]:
     """(3); where data and samples have one law, density is about 1 and coverage nearly so."""
-    reach, pairs = radii(real, k), 0
+    real = np.asarray(real, np.float64)
+    reach, pairs = squared_radii(real, k), 0
     covered = np.zeros(len(real), bool)
-    for rows, distance in distance_blocks(real, generated):
-        within = distance < reach[rows, None]
+    for rows, squared in squared_blocks(real, generated, margin(real.shape[1])):
+        within = squared < reach[rows, None]
         pairs += np.count_nonzero(within)
         covered[rows] = within.any(axis=1)
     return float(pairs / (k * len(generated))), float(covered.mean())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float
 
-from md4jax.evaluation.neighbours import distance_blocks, radii
+from md4jax.evaluation.neighbours import margin, squared_blocks, squared_radii
 
 
 def precision_recall(
@@ -21,10 +21,11 @@ def precision_recall(
       real: features, or pixels, one row an example.
       generated: the same of samples.
     """
-    of_real, of_generated = radii(real, k), radii(generated, k)
+    real, generated = (np.asarray(z, np.float64) for z in (real, generated))
+    of_real, of_generated = squared_radii(real, k), squared_radii(generated, k)
     precise = np.zeros(len(generated), bool)
     recalled = np.zeros(len(real), bool)
-    for rows, distance in distance_blocks(real, generated):
-        precise |= (distance <= of_real[rows, None]).any(axis=0)
-        recalled[rows] = (distance <= of_generated).any(axis=1)
+    for rows, squared in squared_blocks(real, generated, -margin(real.shape[1])):
+        precise |= (squared <= of_real[rows, None]).any(axis=0)
+        recalled[rows] = (squared <= of_generated).any(axis=1)
     return float(precise.mean()), float(recalled.mean())

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Shaped
 
+from md4jax.console import Interrupted
 from md4jax.evaluation import image_features
 from md4jax.evaluation.metrics import METRICS
 from md4jax.evaluation.metrics.base import KINDS, Images, Points, Setting, Texts, kind_of
@@ -191,6 +192,8 @@ class SampleMetrics:
                 self._reference = count, self._sets.reference(count, should_stop)
         drawn = self._sets.set_of(samples, should_stop)
         for metric in self._metrics:
+            if should_stop():
+                raise Interrupted
             result |= metric(drawn, self._reference[1] if metric.uses_reference else None)
         return result | self._sets.words
 

@@ -310,6 +310,13 @@ def test_a_stop_is_seen(digits):
     from md4jax.console import Interrupted
 
     model = changed(digits, metrics=("kid",), num_samples=9)
+    samples = images(model, "test", 9)[0]
     with pytest.raises(Interrupted):
-        SampleMetrics(model).from_samples(images(model, "test", 9)[0], lambda: True)
+        SampleMetrics(model).from_samples(samples, lambda: True)
+    # Between metrics as well: asked once for each set's one batch, and then before each metric.
+    answers = iter([False, False, False, True])
+    metrics = SampleMetrics(changed(model, metrics=("kid", "mmd_rbf"), batch_size=9))
+    with pytest.raises(Interrupted):
+        metrics.from_samples(samples, lambda: next(answers))
+    assert not list(answers)
     assert jax.device_count() == 1
