@@ -29,7 +29,7 @@ GOLDEN = np.load(pathlib.Path(__file__).parents[1] / "golden" / "md4_process.npz
 ELSEWHERE = ("ddim", "heun", "dpm_solver")
 MASKED_STEPS = [name for name in STEPS if name not in ELSEWHERE]
 # Those that say they do not draw the model's law: `test_masked_steps.py` has what they do.
-OTHER_LAWS = ("confident", "remask", "remask_unsure", "remask_loop")
+OTHER_LAWS = ("confident", "remask", "remask_unsure", "remask_loop", "remask_errors")
 
 
 def test_the_steps_tested_here_are_those_for_masked_processes():

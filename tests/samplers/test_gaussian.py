@@ -33,7 +33,7 @@ from md4jax.samplers.gaussian import DDIM, DPMSolver, Heun, ddim_encode, raised_
 MEAN, DEVIATION = 0.3, 0.25
 # Those for other processes, tested with their own kind; a new one is tried on all below.
 ELSEWHERE = ("mean", "joint", "confident", "first_hitting")
-ELSEWHERE += ("remask", "remask_unsure", "remask_loop")
+ELSEWHERE += ("remask", "remask_unsure", "remask_loop", "remask_errors")
 GAUSSIAN_STEPS = [name for name in STEPS if name not in ELSEWHERE]
 LEARNED = VDM(schedule="learned", clip="none", gamma_min=-9.0)
 PROCESSES = {
