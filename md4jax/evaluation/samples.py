@@ -195,6 +195,7 @@ class SampleMetrics:
             if should_stop():
                 raise Interrupted
             result |= metric(drawn, self._reference[1] if metric.uses_reference else None)
+            result |= metric.words
         return result | self._sets.words
 
     def _check(self, samples: int) -> None:
@@ -207,6 +208,7 @@ class SampleMetrics:
 # What a result says beside its values.
 ABOUT = (
     "samples", "reference", "reference_examples", "features", "features_rule", "features_weights",
+    "scorer", "scorer_weights",
     "sampler", "steps", "network_calls", "sampler_seed", "guidance", "weights",
 )  # fmt: skip
 
@@ -232,6 +234,8 @@ def table(result: Mapping[str, Any]) -> str:
         lines[0] += f"; against {result['reference_examples']} examples of {result['reference']}"
     if "features" in result:
         lines.append(f"features: {result['features']} ({result['features_rule']})")
+    if "scorer" in result:
+        lines.append(f"texts read by: {result['scorer']} ({result['scorer_weights']})")
     values = values_of(result)
     width = max(map(len, values))
     return "\n".join([*lines, *(f"{name:<{width}}  {v:.6g}" for name, v in values.items())])

@@ -1,7 +1,11 @@
 """evaluation/samples.py: what is measured of which samples, kept, refused, and done once."""
 
+import contextlib
 import dataclasses
+import hashlib
 import json
+import sys
+import types
 
 import jax
 import numpy as np
@@ -15,7 +19,7 @@ from md4jax.evaluation.distances import frechet_distance
 from md4jax.evaluation.features import FEATURES
 from md4jax.evaluation.metrics import scored_texts
 from md4jax.evaluation.precision_recall import precision_recall
-from md4jax.evaluation.samples import SampleMetrics
+from md4jax.evaluation.samples import SampleMetrics, values_of
 from md4jax.evaluation.trigram import fit
 from md4jax.options import UserError
 from md4jax.samplers.generate import Generator
@@ -191,8 +195,10 @@ def test_texts_refused(text, tmp_path, monkeypatch):
     monkeypatch.setattr(scored_texts.GenerativePerplexity, "libraries", ("json", "no_such_thing"))
     refused("'generative_perplexity': no_such_thing not found", "md4jax[scored_texts]")
     monkeypatch.setattr(scored_texts.GenerativePerplexity, "libraries", ("json",))
-    refused("config.eval.scorer = None should be a folder")
-    refused(f"config.eval.scorer = '{tmp_path}'", scorer=str(tmp_path))
+    refused("'generative_perplexity': config.eval.scorer = None should be")
+    refused(f"config.eval.scorer = '{tmp_path}' should be a folder with", scorer=str(tmp_path))
+    (tmp_path / "config.json").write_text("{}")
+    refused("should be a folder with", "and weights", scorer=str(tmp_path))
     dataset = dataclasses.replace(text.dataset, to_text=None)
     refused("nobody knows the words", model=dataclasses.replace(text, dataset=dataset))
     refused("data are texts", "token_entropy, distinct_n", metric="knn_kl")
@@ -200,6 +206,46 @@ def test_texts_refused(text, tmp_path, monkeypatch):
     dataset = dataclasses.replace(text.dataset, spec=spec)
     model = dataclasses.replace(text, dataset=dataset)
     refused("metrics has 'trigram': a trigram model of 300 ids", model=model, metric="trigram")
+
+
+class FakeLibrary:
+    """As much of torch and transformers as a scorer asks before it reads a text."""
+
+    def __init__(self, failure=None, end=0, **config):
+        self.failure, self.end, self.config = failure, end, types.SimpleNamespace(**config)
+        self.AutoConfig = self.AutoTokenizer = self.AutoModelForCausalLM = self
+
+    def device(self, name):
+        return contextlib.nullcontext()
+
+    def from_config(self, config):
+        if self.failure is not None:
+            raise self.failure
+
+    def from_pretrained(self, folder, local_files_only):
+        assert local_files_only
+        return types.SimpleNamespace(eos_token_id=self.end, **vars(self.config))
+
+
+@pytest.mark.parametrize(
+    ("library", "words"),
+    [
+        (FakeLibrary(OSError("no tokenizer\nin it")), "cannot be loaded .*OSError: no tokenizer"),
+        (FakeLibrary(KeyError("model_type")), "cannot be loaded .*KeyError: 'model_type'"),
+        (FakeLibrary(max_position_embeddings=1023), "reads 1023 tokens at once; .* at least 1024"),
+        (FakeLibrary(end=None, max_position_embeddings=1024), "should be .* end-of-text token"),
+    ],
+)
+def test_scorers_are_refused_before_there_are_samples(library, words, text, tmp_path, monkeypatch):
+    for name in ("torch", "transformers"):
+        monkeypatch.setitem(sys.modules, name, library)
+    monkeypatch.setattr(scored_texts.GenerativePerplexity, "libraries", ())
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).write_text("{}")
+    model = changed(text, metrics=("generative_perplexity",), scorer=str(tmp_path))
+    with pytest.raises(UserError, match=rf"config\.eval\.scorer = '{tmp_path}' {words}") as error:
+        SampleMetrics(model)
+    assert "\n" not in str(error.value)
 
 
 class FakeScorer:
@@ -221,10 +267,17 @@ def test_perplexity_by_a_scorer(text, tmp_path, monkeypatch):
     monkeypatch.setattr(scored_texts.GenerativePerplexity, "libraries", ())
     monkeypatch.setattr(scored_texts, "PretrainedScorer", FakeScorer)
     (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.safetensors").write_text("weights")
     model = changed(text, metrics=("generative_perplexity",), scorer=str(tmp_path))
     result = SampleMetrics(model).from_samples(model.split("test").gather(np.arange(3))["x0"])
     assert result["generative_perplexity"] == pytest.approx(2)
     assert result["generative_perplexity_tokens"] == 3 * 11
+    # Which model it was is said, and is no metric.
+    assert set(values_of(result)) == {"generative_perplexity", "generative_perplexity_tokens"}
+    assert result["scorer"] == tmp_path.name
+    assert result["scorer_weights"] == hashlib.sha256(b"{}weights").hexdigest()[:16]
+    (tmp_path / "model.safetensors").write_text("finetuned")
+    assert scored_texts.fingerprint(tmp_path) != result["scorer_weights"]
 
 
 def test_other_texts_are_splits(text, tmp_path):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import types
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -98,11 +99,13 @@ class Metric:
       kind: of the sets it takes, a value of `KINDS`.
       uses_reference: whether `__call__` looks at the reference.
       uses_probabilities: whether it looks at `Images.probabilities`.
+      words: what its values depend on beside the sets, by names that are in `samples.ABOUT`.
     """
 
     kind: ClassVar[type]
     uses_reference: ClassVar[bool] = True
     uses_probabilities: ClassVar[bool] = False
+    words: Mapping[str, str] = types.MappingProxyType({})
 
     def __init__(self, setting: Setting):
         """Raises UserError if the metric cannot be had here; computes nothing that takes long."""

@@ -20,18 +20,23 @@ it.
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import hashlib
 import importlib.util
 import pathlib
+from collections.abc import Iterator
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from md4jax.evaluation.metrics.base import Metric, Setting, Texts
+from md4jax.hosts import one_line
 from md4jax.options import UserError
 
 CHUNK = 1024  # Tokens of the scorer.
+TAIL = 2**20  # Bytes at the end of a file of weights, by which models are told apart.
 
 
 @runtime_checkable
@@ -70,19 +75,77 @@ def generative_perplexity(texts: list[str], scorer: Scorer) -> tuple[float, int]
     return (float(np.exp(total / count)) if count else float("nan")), count
 
 
+def weight_files(folder: pathlib.Path) -> list[pathlib.Path]:
+    """The files of a model's weights."""
+    return sorted(f for kind in ("*.safetensors", "pytorch_model*.bin") for f in folder.glob(kind))
+
+
+def fingerprint(folder: pathlib.Path) -> str:
+    """A short sha256 of a model's config and of the ends of its weights' files."""
+    digest = hashlib.sha256((folder / "config.json").read_bytes())
+    for path in weight_files(folder):
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - TAIL))
+            digest.update(file.read())
+    return digest.hexdigest()[:16]
+
+
 class PretrainedScorer:
     """A causal language model of `transformers`, on the CPU or the GPU that torch finds."""
 
     def __init__(self, folder: str):
-        import torch
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+        """Loads the tokenizer; the weights only when they are needed.
 
-        self._torch = torch
-        self._device = "cuda" if torch.cuda.is_available() else "cpu"
-        self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True)
-        self._model = model.to(self._device).eval()
+        Raises:
+          UserError: the files are not there, are no causal language model, or it is one that reads
+            too short texts, or has no end-of-text token.
+        """
+        self._folder, path = folder, pathlib.Path(folder)
+        if not ((path / "config.json").is_file() and weight_files(path)):
+            raise UserError(
+                f"config.eval.scorer = {folder!r} should be a folder with a language model, "
+                "as save_pretrained of transformers leaves it: config.json, a tokenizer and weights"
+            )
+        with self._loading():
+            import torch
+            from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+            config = AutoConfig.from_pretrained(folder, local_files_only=True)
+            with torch.device("meta"):  # Of no memory: whether it is a causal language model.
+                AutoModelForCausalLM.from_config(config)
+            self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        longest = getattr(config, "max_position_embeddings", None)  # Some have no limit.
+        if longest is not None and longest < CHUNK:
+            raise UserError(
+                f"config.eval.scorer = {folder!r} reads {longest} tokens at once; it should be a "
+                f"model of at least {CHUNK}"
+            )
         self.end = self._tokenizer.eos_token_id
+        if self.end is None:
+            raise UserError(
+                f"config.eval.scorer = {folder!r} should be a model with an end-of-text token; its "
+                "tokenizer has none"
+            )
+
+    @contextlib.contextmanager
+    def _loading(self) -> Iterator[None]:
+        """Raises UserError for what the library finds wrong, in any of its ways."""
+        try:
+            yield
+        except Exception as error:
+            raise UserError(
+                f"config.eval.scorer = {self._folder!r} cannot be loaded as a causal language "
+                f"model of transformers ({one_line(error)})"
+            ) from error
+
+    @functools.cached_property
+    def _model(self):
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        with self._loading():
+            model = AutoModelForCausalLM.from_pretrained(self._folder, local_files_only=True)
+        return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
 
     def encode(self, text: str) -> list[int]:
         """See `Scorer`."""
@@ -99,8 +162,9 @@ class PretrainedScorer:
         return self._run(ids)[0].hidden_states[-1][0, -1].float().cpu().numpy()
 
     def _run(self, ids):
-        torch = self._torch
-        given = torch.as_tensor(ids, dtype=torch.long, device=self._device)[None]
+        import torch
+
+        given = torch.as_tensor(ids, dtype=torch.long, device=self._model.device)[None]
         with torch.inference_mode():
             return self._model(given, output_hidden_states=True), given
 
@@ -122,16 +186,12 @@ class Scored(Metric):
             raise UserError(
                 f"{key}: {' and '.join(missing)} not found; pip install 'md4jax[scored_texts]'"
             )
-        folder = setting.options.scorer
-        if folder is None or not (pathlib.Path(folder) / "config.json").is_file():
-            raise UserError(
-                f"{key}: config.eval.scorer = {folder!r} should be a folder with a language model, "
-                "as save_pretrained of transformers leaves it"
-            )
-
-    @functools.cached_property
-    def _scorer(self) -> Scorer:
-        return PretrainedScorer(self.setting.options.scorer)
+        given = setting.options.scorer
+        if given is None:
+            raise UserError(f"{key}: config.eval.scorer = None should be a language model's folder")
+        self._scorer: Scorer = PretrainedScorer(given)
+        folder = pathlib.Path(given).resolve()
+        self.words = {"scorer": folder.name, "scorer_weights": fingerprint(folder)}
 
 
 class GenerativePerplexity(Scored):
