@@ -1,7 +1,7 @@
 """MD4 on a text of your own, as characters or bytes; small enough for a CPU.
 
-Command:   python main.py --config=configs/own/text.py --workdir=/tmp/md4jax/text
-           --config.data.path=FILE
+Command:   python main.py --config=configs/own/text.py --workdir=/tmp/md4jax/text \
+               --config.data.path=FILE
 Data:      any UTF-8 text, packed or not; its last tenth is for testing. Data made by
            prepare_data.py: --config.data.name=tokens --config.data.dataset=NAME
 Network:   940,608 parameters with 96 characters

@@ -14,6 +14,7 @@ from md4jax.console import say
 from md4jax.convert import make_source
 from md4jax.convert.files import read_file
 from md4jax.convert.weights import Source, Weights, convert_params
+from md4jax.finetuning.base import Nothing
 from md4jax.model import Model, assemble
 from md4jax.options import UserError
 from md4jax.training import workdir as workdir_lib
@@ -83,6 +84,11 @@ def _check_no_run(workdir: pathlib.Path) -> None:
 
 def _check_config(source: Source, name: str, model: Model) -> None:
     """Raises UserError if the config is not of the source's model in what weights do not show."""
+    if not isinstance(model.experiment.finetune, Nothing):
+        raise UserError(
+            f"config.finetune.name = {model.config['finetune']['name']!r}: published weights are "
+            "of trained models; give the config of one, and the folder as config.finetune.start"
+        )
     network = model.config["network"]["name"]
     if network not in source.networks:
         raise UserError(

@@ -184,6 +184,9 @@ def test_another_source(ready, tmp_path):
     fails(["does not fit", "It seems to be of --from=star_shaped"], "ddpm", ddpm, file, run)
     ddpm.process.target = "v"
     fails(["config.process.target = 'v' should be 'noise'"], "ddpm", ddpm, file, run)
+    finetuned = make_config(CASES["ddpm"], tmp_path).to_dict() | {"finetune": {"name": "mmd"}}
+    words = ["config.finetune.name = 'mmd': published weights are of trained models"]
+    fails(words, "ddpm", md4jax.make_config(**finetuned), file, run)
     vdm = make_config(CASES["vdm"], tmp_path)
     vdm.network.add_input = False
     fails(["config.network.add_input = False should be True for --from=vdm"], "vdm", vdm, file, run)

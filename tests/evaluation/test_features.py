@@ -298,7 +298,7 @@ def other_network(arrays):
         ("classifier", None, GREY, "python -m md4jax.evaluation.features.classifier"),
         ("clip", None, DataSpec((12,), 27), "config.data has integer data of shape (12,)"),
         ("pixels", None, DataSpec((3, 3, 2), 9), "integer data of shape (3, 3, 2)"),
-        ("pixels", None, DataSpec((3, 3, 1), None), "real data of shape (3, 3, 1)"),
+        ("clip", None, DataSpec((3, 3, 1), None), "real data of shape (3, 3, 1)"),
     ],
 )
 def test_what_is_refused(name, path, spec, words):

@@ -38,6 +38,7 @@ of 10^6 tails at K = 1 and t = 60, to 22 at t = 56, and to none at K = 8 and t =
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -101,18 +102,51 @@ def sum_over_steps(
       first: step at which each example's segment begins.
       last: step before which it ends.
     """
-    tables = [jnp.asarray(table, jnp.float32) for table in tables]
+    tables = tuple(jnp.asarray(table, jnp.float32) for table in tables)
+    function, closed_over = jax.closure_convert(function, *(table[0] for table in tables))
+    return _sum_over_steps(function, tables, first, last, closed_over)
 
-    def add(s, totals):
-        live = (first <= s) & (s < last)
-        keep = lambda x: jnp.where(over_positions(live, x), x, 0)
-        return jax.tree.map(
-            lambda total, x: total + keep(x), totals, function(*(table[s] for table in tables))
-        )
 
-    shapes = jax.eval_shape(function, *(table[0] for table in tables))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _sum_over_steps(function, tables, first, last, closed_over):
+    """The gradient, by what the function closes over, takes the same steps again."""
+    entries = lambda s: (table[s] for table in tables)
+    add = lambda totals, s: jax.tree.map(
+        lambda total, x: total + _where_live(s, first, last, x),
+        totals,
+        function(*entries(s), *closed_over),
+    )
+    shapes = jax.eval_shape(lambda: function(*entries(0), *closed_over))
+    return _over_steps(add, first, last, shapes)
+
+
+def _where_live(s: Array, first: Step, last: Step, x: Array) -> Array:
+    return jnp.where(over_positions((first <= s) & (s < last), x), x, 0)
+
+
+def _over_steps(add: Callable, first: Step, last: Step, shapes: PyTree) -> PyTree:
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-    return jax.lax.fori_loop(first.min(), last.max(), add, zeros)
+    return jax.lax.fori_loop(first.min(), last.max(), lambda s, totals: add(totals, s), zeros)
+
+
+def _sum_forward(function, tables, first, last, closed_over):
+    total = _sum_over_steps(function, tables, first, last, closed_over)
+    return total, (tables, first, last, closed_over)
+
+
+def _sum_backward(function, saved, cotangent):
+    tables, first, last, closed_over = saved
+
+    def add(gradient, s):
+        of_step = lambda closed: function(*(table[s] for table in tables), *closed)
+        _, pull = jax.vjp(of_step, closed_over)
+        (by,) = pull(jax.tree.map(lambda x: _where_live(s, first, last, x), cotangent))
+        return jax.tree.map(jnp.add, gradient, by)
+
+    return None, None, None, _over_steps(add, first, last, closed_over)
+
+
+_sum_over_steps.defvjp(_sum_forward, _sum_backward)
 
 
 def root(x: Array) -> Array:
