@@ -53,7 +53,8 @@ TRIED = {
 
 def with_sampler(model: Model, name: str, **options) -> Model:
     """The model with another sampler."""
-    options = {"grid": "cosine", "num_samples": SAMPLES.value, "batch_size": 250} | options
+    sizes = {"num_samples": SAMPLES.value, "batch_size": min(250, SAMPLES.value)}
+    options = {"grid": "cosine"} | sizes | options
     sampler = STEPS[name](**options)
     sampler.check(model.process)
     return dataclasses.replace(

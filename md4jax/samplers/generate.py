@@ -112,7 +112,7 @@ class Generator:
         def calls(params, index, label):
             return base.count_calls(*bind(params, label), step, keys_of(index, 0), shape)
 
-        self._calls = calls
+        self._calls, self._counted = calls, None
         everywhere = replicated(model.mesh)
         self._start = jax.jit(start, out_shardings=self._sharding)
         self._advance = jax.jit(advance, donate_argnums=1, out_shardings=self._sharding)
@@ -172,7 +172,9 @@ class Generator:
             state = self._advance(params, state, index, label, window, known, first, last)
             jax.block_until_ready(state)  # Else the progress would be of what is queued.
             tell(last)
-        of_a_step, of_decoding = self._calls(params, index, label)
+        if self._counted is None:  # Tracing a large network takes seconds.
+            self._counted = self._calls(params, index, label)
+        of_a_step, of_decoding = self._counted
         if self.step.reuse:
             _, (_, (*_, calls)) = state
             self.network_calls += float(np.mean(calls)) + of_decoding
