@@ -8,7 +8,7 @@ Command:   python main.py --config=configs/digits/beta.py --workdir=/tmp/md4jax/
 Network:   1,739,473 parameters, of the trained model
 Batch:     64 images and as many samples
 Hardware:  2 CPU cores
-Expected:  see README.md, "Few steps"
+Expected:  not run to an end
 """
 
 import ml_collections
