@@ -7,6 +7,8 @@ Each step adds an independent A_s T(x_s): logarithms of their characteristic fun
 import numpy as np
 from scipy import special
 
+from md4jax.processes.star import beta_tail
+
 WIDTH = 24.0  # Of the interval that laws are computed on, in standard deviations.
 POINTS = 2**10  # Lengths and frequencies.
 
@@ -52,6 +54,18 @@ def dirichlet_entry(nu, x, dimension=3):
 
     mean = nu * (special.digamma(a) - special.digamma(total))
     return log_cf, mean, nu**2 * (special.polygamma(1, a) - special.polygamma(1, total))
+
+
+def clipped_beta(nu, m):
+    """Of nu logit x, x ~ Beta(1 + nu m, 1 + nu (1 - m)), clipped as the published one is."""
+    m = np.array([m])
+    mean, variance = (float(x[0, 0]) for x in beta_tail.step_moments(np.array([nu]), m))
+
+    @np.errstate(divide="ignore")  # Where it vanishes.
+    def log_cf(w):
+        return np.log(beta_tail.step_cf(nu, m, np.array([mean]), w[None])[0]) + 1j * w * mean
+
+    return log_cf, mean, variance
 
 
 def wishart_diagonal(n, xi, value):

@@ -69,10 +69,11 @@ class StarShaped(Family):
     exact_terms: int | None = option(
         "Steps of a tail or a segment that are drawn, the first ones; the others are one normal of "
         "their mean and covariance. None: all, without error. The KS distance of entries to exact "
-        "ones is at most .0018 (Dirichlet, 8 of 64), .0046 (Wishart, 12 of 64), .0052 "
-        "(categorical, 256 of 1000; up to .024 of functions of many): star/remainder.py.",
+        "ones is at most .0018 (Dirichlet, 8 of 64; Beta, 16 of 1000), .0046 (Wishart, 12 of 64), "
+        ".0052 (categorical, 256 of 1000; up to .024 of functions of many): star/remainder.py.",
         None,
         at_least=1,
+        changeable=True,
     )
     prediction: str = option(
         "What the network gives of data that are levels or tokens: mean (x0 itself, as published), "
@@ -109,8 +110,8 @@ class StarShaped(Family):
         problem = None
         if not self.has_remainder:
             problem = f"{type(self).__name__} has no approximate remainder"
-        elif self.tail != "exact":
-            problem = f"it is for tail = 'exact', not {self.tail!r}"
+        elif self.tail == "draws":
+            problem = "it is for tail = 'exact' or 'table', not 'draws'"
         elif self.exact_terms >= self.chain_length:
             problem = f"there are {self.chain_length} steps, so all are drawn as it is"
         if problem:

@@ -23,9 +23,11 @@ from scipy.special import betaln as betaln64
 
 from md4jax.options import UserError, option
 from md4jax.processes.base import DataSpec, process_class
-from md4jax.processes.star import beta_tail, quantile_table
+from md4jax.processes.gaussian_math import standard_normal
+from md4jax.processes.star import beta_remainder, beta_tail, quantile_table
 from md4jax.processes.star.draws import logit_beta
 from md4jax.processes.star.family import Point, Statistic, Step
+from md4jax.processes.star.remainder import root
 from md4jax.processes.star.schedules import (
     beta_nu,
     beta_nu_closed_form,
@@ -67,6 +69,7 @@ class StarBeta(StarShaped):
     )
 
     rescales = True
+    has_remainder = True
     tails = ("exact", "table", "draws")
 
     def bind(self, data: DataSpec) -> StarShaped:
@@ -138,6 +141,17 @@ class StarBeta(StarShaped):
     def observe(self, statistic: Statistic, step: Step) -> Statistic:
         bound = self.at(self.parameters[1], step, statistic) * beta_tail.BOUND
         return jnp.clip(statistic, -bound, bound)
+
+    @functools.cached_property
+    def _moments(self) -> beta_remainder.Moments:
+        return beta_remainder.Moments.of(self.nu)
+
+    def add_remainder(
+        self, total: Statistic, keys: Keys, prepared: Point, first: Step, last: Step
+    ) -> Statistic:
+        """A normal with the segment's moments, those of the clipped variables."""
+        mean, variance = self._moments.of_segments(prepared, first, last, self.between)
+        return total + mean + root(variance) * standard_normal(keys, prepared.shape[1:])
 
     def moments(self, point: Point, step: Step) -> tuple[Statistic, Statistic]:
         """Before the clip; `_tail_moments` has those after it."""

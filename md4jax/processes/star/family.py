@@ -192,9 +192,12 @@ class Family(Defaults):
         found = jnp.asarray(table, jnp.float32)[step]
         return found if like is None else over_positions(found, like)
 
-    def between(self, sums: np.ndarray, first: Step, last: Step, like: Array) -> Array:
+    def between(
+        self, sums: np.ndarray, first: Step, last: Step, like: Array | None = None
+    ) -> Array:
         """sums[first] - sums[last], to broadcast against `like`."""
         # Each is a sum of two float32, so that the difference of neighbours is float64's.
         high = sums.astype(np.float32)
         difference = lambda table: self.at(table, first) - self.at(table, last)
-        return over_positions(difference(high) + difference(sums - high), like)
+        found = difference(high) + difference(sums - high)
+        return found if like is None else over_positions(found, like)

@@ -25,6 +25,7 @@ from md4jax.console import Progress
 from md4jax.processes.gaussian_math import standard_normal
 from md4jax.processes.star import table_cache
 from md4jax.processes.star.beta_tail import BOUND, EDGE, SCORES, build, tail_moments
+from md4jax.processes.star.special import through_four
 from md4jax.typing import Keys
 
 Entries = Float[Array, "b *s"]
@@ -149,14 +150,7 @@ def draw_between(keys: Keys, table: Table, step: Int[Array, "b"], m: Entries) ->
     left = jnp.clip(jnp.floor(place).astype(jnp.int32), 0, rows - 2)
     offset = per_entry((step - 1) * rows, m.shape[1:])
 
-    start = jnp.clip(left - 1, 0, rows - 4)
-    u = place - start
-    weights = (
-        (1 - u) * (u - 2) * (u - 3) / 6,
-        u * (u - 2) * (u - 3) / 2,
-        u * (1 - u) * (u - 3) / 2,
-        u * (u - 1) * (u - 2) / 6,
-    )
+    start, weights = through_four(place, rows)
 
     def smooth(x: Array) -> Array:
         flat, first = x.reshape(-1), offset + start

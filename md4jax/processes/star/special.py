@@ -30,7 +30,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 SHIFT = 5  # n in (3). The terms left out are then 1e-7 of D.
 NEAR = 0.2  # |s| below which (1) and (2) are series; above, their differences lose a factor of 6.
@@ -186,3 +186,22 @@ def log_det_divergence(
         total = total + excess(c) + (u * scaled).sum(-1)
         E = E[..., 1:, 1:] - u[..., :, None] * scaled[..., None, :]
     return total
+
+
+def through_four(
+    place: Float[Array, "*n"], knots: int
+) -> tuple[Int[Array, "*n"], tuple[Float[Array, "*n"], ...]]:
+    """The cubic through the four knots around a place: the first of them, and their weights.
+
+    Args:
+      place: from 0 to `knots` - 1, which is at least 3.
+      knots: how many there are, one apart.
+    """
+    start = jnp.clip(jnp.floor(place).astype(jnp.int32) - 1, 0, knots - 4)
+    u = place - start
+    return start, (
+        (1 - u) * (u - 2) * (u - 3) / 6,
+        u * (u - 2) * (u - 3) / 2,
+        u * (1 - u) * (u - 3) / 2,
+        u * (u - 1) * (u - 2) / 6,
+    )

@@ -17,16 +17,20 @@ from star_families import FAMILIES, examples, keys, process
 from md4jax.options import UserError
 from md4jax.processes import PROCESSES
 from md4jax.processes.base import DataSpec
+from md4jax.processes.star import beta_tail
 from md4jax.processes.star.remainder import normal_of_shared, tail_sums
 from md4jax.processes.star.special import digamma_trigamma
 
-NAMES = ("star_categorical", "star_dirichlet", "star_wishart")
+NAMES = ("star_beta", "star_categorical", "star_dirichlet", "star_wishart")
+OPTIONS = {"star_beta": {"tail": "exact"}}
 SPECS = {
+    "star_beta": DataSpec((2,), None, domain="interval"),
     "star_categorical": DataSpec((1,), 27, unit="char"),
     "star_dirichlet": DataSpec((3,), None, domain="simplex"),
     "star_wishart": DataSpec((2, 2), None, domain="spd"),
 }
 X0 = {
+    "star_beta": jnp.array([0.002, 0.06]),
     "star_categorical": jnp.array([4], jnp.int32),
     "star_dirichlet": jnp.array([0.6, 0.3, 0.1]),
     "star_wishart": jnp.array([[14.0, 0.0], [0.0, 0.74]]),  # The spread of mixture m1's first.
@@ -34,11 +38,13 @@ X0 = {
 
 
 def published(name, **options):
-    return PROCESSES[name](**options).bind(SPECS[name])
+    return PROCESSES[name](**OPTIONS.get(name, {}), **options).bind(SPECS[name])
 
 
 def entries(name, p, t):
     """For some entries of z, the (log CF, mean, variance) of each of its steps from t on."""
+    if name == "star_beta":
+        return {0: [laws.clipped_beta(nu, float(X0[name][0])) for nu in p.nu[t - 1 :]]}
     if name == "star_dirichlet":
         return {i: [laws.dirichlet_entry(nu, float(x)) for nu in p.nu[t:]]
                 for i, x in enumerate(X0[name])}  # fmt: skip
@@ -53,6 +59,11 @@ def entries(name, p, t):
 
 # The table of `remainder.py`: by K, at t = 1, T/4, T/2 and 3T/4.
 STATED = {
+    "star_beta": {
+        4: (0.0005, 0.0007, 0.0003, 0.0003),
+        8: (0.0001, 0.0006, 0.0003, 0.0003),
+        16: (0.0001, 0.0005, 0.0003, 0.0002),
+    },
     "star_categorical": {
         64: (0.0075, 0.0105, 0.0121, 0.0137),
         128: (0.0052, 0.0083, 0.0091, 0.0067),
@@ -116,6 +127,9 @@ def exact_moments(name, p, point, first, last):
         mean = (nu * (special.digamma(a) - special.digamma(total))).sum(0)
         shared = (nu**2 * special.polygamma(1, total)).sum()
         return mean, np.diag((nu**2 * special.polygamma(1, a)).sum(0)) - shared
+    if name == "star_beta":
+        mean, variance = beta_tail.step_moments(p.nu[steps - 1], x)
+        return mean.sum(0), np.diag(variance.sum(0))
     d, mean, covariance = len(x), 0, 0
     for n, xi in zip(p.df[steps], p.xi[steps]):
         m = np.linalg.inv(xi * np.linalg.inv(x) + (1 - xi) * np.eye(d))
@@ -125,6 +139,7 @@ def exact_moments(name, p, point, first, last):
 
 
 POINTS = {
+    "star_beta": [X0["star_beta"], jnp.array([1e-4, 0.7])],
     "star_categorical": [jnp.eye(27)[4], jax.nn.softmax(jnp.arange(27) / 4.0)],
     "star_dirichlet": [X0["star_dirichlet"], jnp.array([0.98, 0.02, 0.0])],
     "star_wishart": [jnp.array([[7.4, -6.7], [-6.7, 7.4]])],
@@ -193,7 +208,7 @@ def test_short_segments_are_exact_beside_long_ones_that_are_not(name):
     assert np.isfinite(other).all()
 
 
-@pytest.mark.parametrize("name", ["star_dirichlet", "star_wishart"])
+@pytest.mark.parametrize("name", ["star_beta", "star_dirichlet", "star_wishart"])
 def test_derivatives_are_those_of_the_mean(name):
     """Along a line of x0, at the same noise: n = 4,000, within 5 standard errors of the mean's.
 
@@ -203,6 +218,7 @@ def test_derivatives_are_those_of_the_mean(name):
     end = p.chain_length + 1
     point = jnp.broadcast_to(p.point(examples(name, 1))[0], (b + 1, many, *p.data.shape))
     towards = 0.1 * (p.limit_point(point.shape) - point)
+    point = point + 5 * towards  # Half way there: `moments` of Betas is without the clip.
     first, last = jnp.append(jnp.full(b, 3), end - 1), jnp.full(b + 1, end)
     weights = jax.random.normal(jax.random.key(2), p.data.shape)
 
@@ -259,9 +275,8 @@ def test_normals_that_share_a_variance():
 
 
 BAD = [
-    ("star_beta", {}, "StarBeta has no approximate remainder"),
     ("star_von_mises_fisher", {}, "StarVonMisesFisher has no approximate remainder"),
-    ("star_wishart", {"tail": "draws"}, "it is for tail = 'exact', not 'draws'"),
+    ("star_wishart", {"tail": "draws"}, "it is for tail = 'exact' or 'table', not 'draws'"),
     ("star_dirichlet", {"num_timesteps": 8}, "there are 8 steps"),
 ]
 
