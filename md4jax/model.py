@@ -83,9 +83,16 @@ class Model:
             batch["segment"] = batch["x0"]
         return batch
 
+    def _fresh_params(self) -> PyTree:
+        return state.init_params(self.process, self.network, self.spec, self.experiment.train.seed)
+
+    @functools.cached_property
+    def _abstract_params(self) -> PyTree:
+        return jax.eval_shape(self._fresh_params)
+
     @functools.cached_property
     def _metric_names(self) -> list[str]:
-        params = jax.eval_shape(self._init_params)
+        params = jax.eval_shape(self._init_params, self._abstract_params)
         times = TIME_SAMPLING[self.experiment.train.time_sampling]
         fixed = (
             self.process.abstract_statistics(),
@@ -94,9 +101,7 @@ class Model:
         return [*self.experiment.finetune.metric_names(self, params, fixed), *state.NORMS]
 
     def _init_params(self, params: PyTree | None = None) -> PyTree:
-        if params is None:
-            seed = self.experiment.train.seed
-            params = state.init_params(self.process, self.network, self.spec, seed)
+        params = self._fresh_params() if params is None else params
         return self.experiment.finetune.init_params(self, params)
 
     def _init(self, statistics: PyTree, params: PyTree | None = None) -> state.TrainState:
@@ -114,7 +119,9 @@ class Model:
 
     @functools.cached_property
     def _abstract_state(self) -> PyTree:
-        shapes = jax.eval_shape(self._init, self.process.abstract_statistics())
+        shapes = jax.eval_shape(
+            self._init, self.process.abstract_statistics(), self._abstract_params
+        )
         return jax.tree.map(
             lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
             shapes,

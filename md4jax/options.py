@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import functools
 import pkgutil
 import types
 import typing
@@ -79,12 +80,15 @@ def options_of(cls: type) -> dict[str, dataclasses.Field]:
     return {f.name: f for f in dataclasses.fields(cls) if "option" in f.metadata}
 
 
+_type_hints = functools.cache(typing.get_type_hints)  # Parses each annotation anew.
+
+
 def option_type(cls: type, name: str) -> tuple[type, bool, bool]:
     """`(scalar type, may be None, is a tuple)` of an option's annotation.
 
     Options are annotated `int`, `float`, `bool`, `str`, `T | None` or `tuple[T, ...]`.
     """
-    hint = typing.get_type_hints(cls)[name]
+    hint = _type_hints(cls)[name]
     optional = False
     if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
         hint = next(a for a in typing.get_args(hint) if a is not types.NoneType)
