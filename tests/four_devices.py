@@ -88,30 +88,27 @@ def gradient(model):
 
 @pytest.fixture(scope="module")
 def one_device(text):
-    """Gradient, and state and metrics after three steps, on one device in one piece."""
-    model = model_on(text, (1, 1, 1))
-    return gradient(model), tiny.take_steps(model, 3)
+    """State and metrics after three steps, on one device in one piece."""
+    return tiny.take_steps(model_on(text, (1, 1, 1)), 3)
 
 
-def test_the_gradients_are_not_zero(one_device):
-    """Every array is under test."""
-    (grads, _), _ = one_device
-    zero = [
-        jax.tree_util.keystr(path)
-        for path, g in jax.tree_util.tree_leaves_with_path(grads)
-        if not np.abs(g).max() > 0
+def test_every_array_is_moved(text, one_device):
+    """So that all gradients are under test."""
+    first, (last, _) = tiny.shaken(model_on(text, (1, 1, 1)).init_state()), one_device
+    moved = jax.tree.map(lambda a, b: np.abs(a - b).max() > 0, first.params, last.params)
+    still = [
+        jax.tree_util.keystr(p) for p, x in jax.tree_util.tree_leaves_with_path(moved) if not x
     ]
-    assert not zero
+    assert not still
 
 
 @pytest.mark.parametrize(
     ("mesh", "microbatches"), [*((mesh, 1) for mesh in MESHES), ((1, 1, 1), 2), ((2, 2, 1), 2)]
 )
 def test_training(text, one_device, mesh, microbatches):
-    """Neither devices nor microbatches change the gradient or what steps lead to."""
+    """Neither devices nor microbatches change what steps lead to, or the gradient's norm."""
     model = model_on(text, mesh, train__microbatches=microbatches)
-    grads, (state, metrics) = one_device
-    assert_close(gradient(model), grads)
+    state, metrics = one_device
     ours, our_metrics = tiny.take_steps(model, 3)
     assert_close(ours.params, state.params)
     assert_close(ours.ema_params, state.ema_params)
