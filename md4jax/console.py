@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import datetime
 import signal
+import sys
 import time
+from collections.abc import Callable
 from types import FrameType
 
 import jax
@@ -23,11 +25,35 @@ def duration(seconds: float) -> str:
     return str(datetime.timedelta(seconds=round(seconds)))
 
 
+def in_place() -> Callable[[str], None] | None:
+    """In a notebook, shows a line in place of the one it showed before; None elsewhere."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython else None
+    if not hasattr(shell, "kernel"):
+        return None
+    handle = None
+
+    def show(line: str) -> None:
+        nonlocal handle
+        data = {"text/plain": line}
+        if handle is None:
+            handle = ipython.display.display(data, raw=True, display_id=True)
+        else:
+            handle.update(data, raw=True)
+
+    return show
+
+
 class Progress:
-    """Prints how far long work is, at most every few seconds, with the time it still takes."""
+    """Says how far long work is, at most every few seconds, with the time it still takes.
+
+    In a notebook in one line, which `end` takes away.
+    """
 
     def __init__(self, what: str, total: int, every_seconds: float = 5.0):
-        self.what, self.total, self.every = what, total, every_seconds
+        self.what, self.total = what, total
+        self.show = in_place()
+        self.every = min(every_seconds, 0.5) if self.show else every_seconds
         self.started = self.last = time.monotonic()
 
     def update(self, done: int) -> None:
@@ -37,7 +63,51 @@ class Progress:
             return
         self.last = now
         left = (now - self.started) * (self.total - done) / done
-        say(f"{self.what}: {done}/{self.total}, {duration(left)} left")
+        line = f"{self.what}: {done}/{self.total}, {duration(left)} left"
+        self.show(line) if self.show else say(line)
+
+    def end(self) -> None:
+        """Nothing is left to wait for."""
+        if self.show and self.last > self.started:
+            self.show("")
+
+
+class Bar:
+    """A bar with a note, written over in a notebook and in a terminal; elsewhere a few lines.
+
+    What is shown last stays.
+    """
+
+    WIDTH = 30
+
+    def __init__(self, what: str, total: int):
+        self.what, self.total = what, total
+        self.show = in_place() or (self._over if sys.stdout.isatty() else say)
+        self.every = 5.0 if self.show is say else 0.2
+        self.started = self.last = time.monotonic()
+
+    @staticmethod
+    def _over(line: str) -> None:
+        print(f"\r{line}\x1b[K", end="", flush=True)
+
+    def update(self, done: int, note: Callable[[], str]) -> None:
+        """Says that `done` of `total` parts are finished; the note is asked for only if shown."""
+        now = time.monotonic()
+        if now - self.last < self.every:
+            return
+        self.last = now
+        left = duration((now - self.started) * (self.total - done) / done)
+        self.show(f"{self._line(done)}  {note()}  {left} left")
+
+    def end(self, done: int, note: str) -> None:
+        """Says what has come of it."""
+        self.show(f"{self._line(done)}  {note}")
+        if self.show is self._over:
+            print()
+
+    def _line(self, done: int) -> str:
+        full = self.WIDTH * done // max(self.total, 1)
+        return f"{self.what} {'█' * full}{'░' * (self.WIDTH - full)} {done}/{self.total}"
 
 
 class StopSignal:

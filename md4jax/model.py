@@ -71,6 +71,19 @@ class Model:
         optimizer = self.experiment.optimizer.build(self.experiment.train.num_steps)
         return optimizers.freeze(optimizer, self.experiment.finetune.frozen)
 
+    def compile_step(self, first: state.TrainState) -> Callable:
+        """`(state, batch) -> (state, metrics)` for states like the first, which it uses up.
+
+        It is compiled here: it cannot compile again in a loop. See `state.make_train_step`.
+        """
+        shardings = jax.tree.map(lambda x: x.sharding, self.abstract_state())
+        everywhere = partitioning.replicated(self.mesh)
+        step = state.make_train_step(self.experiment.train, self.gradient(), self.optimizer())
+        jitted = jax.jit(step, donate_argnums=0, out_shardings=(shardings, everywhere))
+        constants = jax.device_put(self.experiment.finetune.constants(self), everywhere)
+        compiled = jitted.lower(first, self.abstract_batch(), *constants).compile()
+        return lambda state, batch: compiled(state, batch, *constants)
+
     def abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
         """Shapes of a training batch."""
         sharding = partitioning.batch_sharding(self.mesh)
@@ -164,7 +177,11 @@ def assemble(config: Mapping[str, Any]) -> Model:
     Raises:
       UserError: the config is wrong, data are missing, or parts do not fit each other.
     """
-    experiment = config_lib.build(config)
+    return put_together(config_lib.build(config), config_lib.to_dict(config))
+
+
+def put_together(experiment: config_lib.Experiment, config: dict[str, Any]) -> Model:
+    """See `assemble`, of components there are; `config` is what the model says it is of."""
     mesh = partitioning.make_mesh(experiment.mesh)
     train, evaluation, sampler = experiment.train, experiment.eval, experiment.sampler
     partitioning.check_batch(mesh, train.batch_size, train.microbatches, "config.train.batch_size")
@@ -190,7 +207,7 @@ def assemble(config: Mapping[str, Any]) -> Model:
         spec=_network_spec(process, dataset.spec, train.label_dropout), **experiment.network_options
     )
     network.check()
-    model = Model(config_lib.to_dict(config), experiment, dataset, process, network, mesh)
+    model = Model(config, experiment, dataset, process, network, mesh)
     for name in model.eval_splits:
         model.split(name)
     experiment.finetune.check(model)

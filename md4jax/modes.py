@@ -16,6 +16,7 @@ from md4jax.console import Interrupted, StopSignal, say
 from md4jax.model import Model, assemble
 from md4jax.options import UserError
 from md4jax.training import workdir as workdir_lib
+from md4jax.training.checkpoints import Restored
 from md4jax.typing import PyTree
 
 
@@ -29,15 +30,21 @@ def restore(config: Mapping[str, Any], workdir: str | pathlib.Path) -> tuple[Mod
 
     model = assemble(config)
     path = pathlib.Path(workdir).absolute()
+    restored = restored_state(model, path)
+    if lines := other_sampler(workdir_lib.read_config(path)["config"], model):
+        say(f"finetuned for another sampler: {'; '.join(lines)}")
+    return model, restored.state.eval_params, restored.step
+
+
+def restored_state(model: Model, path: pathlib.Path) -> Restored:
+    """The newest whole checkpoint of a model's folder. Raises UserError: see `restore`."""
     workdir_lib.require_run(path, model)
     checkpoints = workdir_lib.open_checkpoints(path, model)
     restored = checkpoints.restore(model.abstract_state(), move_aside=False)
     checkpoints.close()
     if restored is None:
         raise workdir_lib.no_checkpoint(path)
-    if lines := other_sampler(workdir_lib.read_config(path)["config"], model):
-        say(f"finetuned for another sampler: {'; '.join(lines)}")
-    return model, restored.state.eval_params, restored.step
+    return restored
 
 
 def evaluate(config: Mapping[str, Any], workdir: str | pathlib.Path) -> list[dict[str, Any]]:

@@ -195,3 +195,8 @@ class Table(dict):
         if name not in self:
             raise UserError(f"{self._named_by} = {name!r} should be one of {', '.join(self)}")
         return pkgutil.resolve_name(super().__getitem__(name))
+
+    def name_of(self, cls: type) -> str:
+        """The name that a class has here; the class's own if it is not in the table."""
+        path = f"{cls.__module__}:{cls.__qualname__}"
+        return next((name for name, place in self.items() if place == path), cls.__name__)

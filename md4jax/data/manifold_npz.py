@@ -48,10 +48,14 @@ class ManifoldNpz:
             raise self._error(f"{', '.join(arrays)} differ in shape: {sorted(shapes)}")
         if shapes == {()}:
             arrays = {name: array[:, None] for name, array in arrays.items()}
-        return domain_dataset(self.domain, arrays, f"config.data.path = {self.path!r}")
+        return domain_dataset(self.domain, arrays, self._where)
+
+    @property
+    def _where(self) -> str:
+        return f"config.data.path = {self.path!r}"
 
     def _error(self, what: str) -> UserError:
-        return UserError(f"config.data.path = {self.path!r}: {what}")
+        return UserError(f"{self._where}: {what}")
 
     def _check(self, name: str, array: Shaped[np.ndarray, "..."]) -> None:
         if array.dtype.kind not in "fiu":

@@ -93,6 +93,7 @@ class ImageFeatures:
             parts.append(self._extract(self._params, jax.device_put(images, sharding)))
             jax.block_until_ready(parts[-2:-1])  # One batch is always ready to go.
             progress.update(start)
+        progress.end()
         join = lambda *x: np.concatenate([np.asarray(part) for part in x])[:count]
         return Images(*jax.tree.map(join, *parts))
 

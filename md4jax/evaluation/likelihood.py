@@ -91,6 +91,7 @@ class Evaluator:
             # Wait for the batch before, so that the devices always have one more to work on.
             jax.block_until_ready(values[-2:-1])
             progress.update(max(0, len(values) - 1) * size)
+        progress.end()
         each, by_time, paths = zip(*jax.device_get(values))
         self.by_time = np.sum(by_time, axis=0, dtype=np.float64) / n * self._scale
         # Padding comes last: the first n values are the examples'.

@@ -150,6 +150,7 @@ class Generator:
                 if window < windows - 1:
                     known = self._taken_over(part)
             samples.append(np.concatenate(parts, axis=1) if windows > 1 else parts[0])
+        progress.end()
         self.network_calls /= num_batches
         samples = np.concatenate(samples)[:num_samples]
         if labels[0] is None:
@@ -267,8 +268,14 @@ class Generator:
         return [(int(a), int(b)) for a, b in itertools.pairwise(ends)]
 
 
-def draw_samples(model: Model, samples: Shaped[np.ndarray, "n *s"]) -> np.ndarray | list[str]:
-    """Samples as a person looks at them: a uint8 picture `[H, W, 3]` of the first, or texts."""
+def draw_samples(
+    model: Model, samples: Shaped[np.ndarray, "n *s"], **grid: int
+) -> np.ndarray | list[str]:
+    """Samples as a person looks at them: a uint8 picture `[H, W, 3]` of the first, or texts.
+
+    Args:
+      **grid: options of `visualize.image_grid`, for images.
+    """
     if model.spec.vocab_size is None:
         from md4jax.visualize_manifolds import draw
 
@@ -279,7 +286,7 @@ def draw_samples(model: Model, samples: Shaped[np.ndarray, "n *s"]) -> np.ndarra
         return [" ".join(map(str, x)) for x in samples]
     from md4jax.visualize import image_grid
 
-    return image_grid(samples[:DRAWN], model.spec.vocab_size)
+    return image_grid(samples[:DRAWN], model.spec.vocab_size, **grid)
 
 
 def draw_film(model: Model, film: Film) -> np.ndarray | list[str]:

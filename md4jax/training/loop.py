@@ -21,7 +21,7 @@ from md4jax.options import UserError
 from md4jax.samplers.generate import Generator, draw_film, draw_samples, save_drawing
 from md4jax.training import partitioning
 from md4jax.training import workdir as workdir_lib
-from md4jax.training.state import TrainState, make_train_step
+from md4jax.training.state import TrainState
 from md4jax.training.writers import MetricWriter
 
 
@@ -79,8 +79,7 @@ class Run:
         self.options = model.experiment.train
         self.optimizer = model.experiment.optimizer
         self.checkpoints = workdir_lib.open_checkpoints(path, model)
-        abstract = model.abstract_state()
-        restored = self.checkpoints.restore(abstract)
+        restored = self.checkpoints.restore(model.abstract_state())
         self.seconds = 0.0  # Of training, over all restarts.
         self.last_saved = None
         if restored is None:
@@ -96,7 +95,6 @@ class Run:
         self.evaluator = Evaluator(model)
         self.generator = Generator(model) if metrics is None else metrics.generator
         self.samples: np.ndarray | None = None  # Of this step, if they were drawn already.
-        self.shardings = jax.tree.map(lambda x: x.sharding, abstract)
         self.pending: tuple[int, dict] | None = None
         self.last_log = (self.step, time.monotonic())
         self.stopped = False
@@ -104,19 +102,6 @@ class Run:
     def first_state(self) -> TrainState:
         """The state before the first step."""
         return self.model.init_state()
-
-    def compile(self) -> Callable:
-        """The train step, compiled before the loop: it cannot compile again in it."""
-        step = make_train_step(self.options, self.model.gradient(), self.model.optimizer())
-        jitted = jax.jit(
-            step,
-            donate_argnums=0,
-            out_shardings=(self.shardings, partitioning.replicated(self.model.mesh)),
-        )
-        constants = self.model.experiment.finetune.constants(self.model)
-        constants = jax.device_put(constants, partitioning.replicated(self.model.mesh))
-        compiled = jitted.lower(self.state, self.model.abstract_batch(), *constants).compile()
-        return lambda state, batch: compiled(state, batch, *constants)
 
     def to_the_end(self, stop: StopSignal) -> dict[str, float]:
         """Steps until `num_steps`, or until asked to stop."""
@@ -134,7 +119,7 @@ class Run:
                     start_step=self.step,
                     workers=options.data_workers,
                 ) as batches:
-                    self.loop(self.compile(), batches, stop)
+                    self.loop(self.model.compile_step(self.state), batches, stop)
         except Interrupted:
             self.stopped = True
         if self.stopped:

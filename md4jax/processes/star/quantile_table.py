@@ -67,6 +67,7 @@ def load(
     def make() -> table_cache.Arrays:
         progress = Progress(f"table of {len(m)} Beta tails, steps", len(nu))
         quantiles = build(nu, m, nodes, progress.update)
+        progress.end()
         mean, variance = tail_moments(nu, m)
         return {
             "quantiles": quantiles,

@@ -121,7 +121,9 @@ def load(
 
     def make() -> table_cache.Arrays:
         progress = Progress("table of tail lengths, steps", len(kappa))
-        return {"quantiles": build(kappa, nodes, progress.update)}
+        quantiles = build(kappa, nodes, progress.update)
+        progress.end()
+        return {"quantiles": quantiles}
 
     parameters = {"law": "vMF tail length", "build": BUILD, "kappa": kappa, "nodes": nodes}
     return jnp.asarray(table_cache.cached(folder, parameters, make)["quantiles"])

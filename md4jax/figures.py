@@ -1,0 +1,165 @@
+"""Pictures and texts as a notebook shows them: matplotlib figures, and lists that print well."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from matplotlib.figure import Figure
+
+from md4jax.samplers.generate import Film, draw_film
+from md4jax.visualize_charts import INK, SAMPLES
+
+if TYPE_CHECKING:
+    from md4jax.model import Model
+
+DPI = 100
+WIDEST = 1100  # Pixels: what does not fit beside each other goes below.
+TITLE, GAP = 26, 14  # Pixels.
+COLOURS = (SAMPLES, "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+
+Picture = UInt8[np.ndarray, "height width 3"]
+
+
+class Drawing(Figure):
+    """A figure that notebooks show by themselves, also where pyplot was never imported."""
+
+    def _repr_png_(self) -> bytes:
+        buffer = io.BytesIO()
+        self.savefig(buffer, format="png", dpi=DPI)
+        return buffer.getvalue()
+
+
+class Texts(list):
+    """Texts, printed one below the other, each under its title."""
+
+    def __init__(self, texts: Sequence[str], titles: Sequence[str] | None = None):
+        super().__init__(texts)
+        self.titles = titles or [str(i) for i in range(1, len(texts) + 1)]
+
+    def __repr__(self) -> str:
+        heads = (f"── {title} {'─' * (76 - len(title))}" for title in self.titles)
+        return "\n".join(f"{head}\n{text.rstrip()}" for head, text in zip(heads, self))
+
+
+def pictures(shown: Mapping[str, Picture]) -> Drawing:
+    """Pictures pixel for pixel, beside each other as long as they fit, under their titles."""
+    rows: list[list[str]] = [[]]
+    for title, picture in shown.items():
+        width = sum(shown[t].shape[1] + GAP for t in rows[-1]) + picture.shape[1]
+        if rows[-1] and width > WIDEST:
+            rows.append([])
+        rows[-1].append(title)
+    heights = [max(shown[t].shape[0] + _above(t) for t in row) for row in rows]
+    width = max(sum(shown[t].shape[1] + GAP for t in row) - GAP for row in rows)
+    page = _Page(width, sum(heights) + GAP * (len(rows) - 1))
+    top = 0
+    for row, height in zip(rows, heights):
+        left = 0
+        for title in row:
+            page.picture(left, top + _above(title), shown[title]).set_title(title, fontsize=11)
+            left += shown[title].shape[1] + GAP
+        top += height + GAP
+    return page.figure
+
+
+def strips(shown: Mapping[str, tuple[Picture, list[str], list[str]]]) -> Drawing:
+    """Film strips below each other: of each the picture, and the names of its columns and rows."""
+    left, head = 46, 2 * TITLE
+    width = left + max(picture.shape[1] for picture, *_ in shown.values())
+    page = _Page(width, sum(picture.shape[0] + head + GAP for picture, *_ in shown.values()) - GAP)
+    top = 0
+    for title, (picture, columns, rows) in shown.items():
+        height, wide, _ = picture.shape
+        axes = page.picture(left, top + head, picture)
+        axes.set_title(title, fontsize=11, loc="left", pad=TITLE - 4)
+        axes.set_axis_on()
+        axes.xaxis.tick_top()
+        middles = lambda total, n: (np.arange(n) + 0.5) * total / n - 0.5
+        axes.set_xticks(middles(wide, len(columns)), columns)
+        axes.set_yticks(middles(height, len(rows)), rows)
+        axes.tick_params(length=0, labelsize=9, pad=3)
+        axes.spines[:].set_visible(False)
+        top += height + head + GAP
+    return page.figure
+
+
+def films(model: Model, shown: Mapping[str, Film]) -> Drawing | Texts:
+    """Films of `Generator.films`, one below the other."""
+    drawn = {name: draw_film(model, film) for name, film in shown.items()}
+    names = {"film": "noise to sample", "forward": "data to noise"}
+    if model.spec.vocab_size is None:
+        return pictures({names[k]: picture for k, picture in drawn.items()})
+    if model.dataset.levels is None:
+        titles = [
+            f"{names[name]}, {i + 1}: {title}"
+            for name, film in shown.items()
+            for i in range(len(film.rows[0]))
+            for row in film.titles
+            for title in row
+        ]
+        return Texts([text for texts in drawn.values() for text in texts], titles)
+    second = {"film": "$\\hat{x}_0$", "forward": "tail"}
+    return strips({
+        names[name]: (
+            drawn[name],
+            film.titles[0],
+            ["$z_t$", second[name]][: len(film.rows)] * len(film.rows[0]),
+        )
+        for name, film in shown.items()
+    })  # fmt: skip
+
+
+class _Page:
+    """A white figure whose parts are placed by pixels from its upper left corner."""
+
+    def __init__(self, width: int, height: int):
+        self.size = width, height
+        self.figure = Drawing(figsize=(width / DPI, height / DPI), dpi=DPI)
+
+    def picture(self, left: int, top: int, picture: Picture) -> Any:
+        """Axes without lines that a picture fills."""
+        (w, h), (height, width, _) = self.size, picture.shape
+        place = left / w, 1 - (top + height) / h, width / w, height / h
+        axes = self.figure.add_axes(place)
+        axes.imshow(picture, interpolation="nearest", aspect="auto")
+        axes.set_axis_off()
+        return axes
+
+
+def _above(title: str) -> int:
+    return TITLE * bool(title)
+
+
+def draw_losses(
+    losses: Float[np.ndarray, "steps"] | Mapping[str, Float[np.ndarray, "steps"]],
+    window: int | None = None,
+) -> Drawing:
+    """The loss of each step, faint, and its running mean.
+
+    Args:
+      losses: what `fit` returned, or several of these by name.
+      window: steps of the running mean; about a twentieth of them if not given.
+    """
+    curves = losses if isinstance(losses, Mapping) else {"": losses}
+    figure = Drawing(figsize=(7, 3.5), dpi=DPI, layout="constrained")
+    axes = figure.subplots()
+    for (name, values), colour in zip(curves.items(), COLOURS * len(curves)):
+        values = np.asarray(values, np.float64)
+        size = max(1, min(window or len(values) // 20, len(values)))
+        mean = np.convolve(values, np.full(size, 1 / size), mode="valid")
+        axes.plot(np.arange(1, len(values) + 1), values, color=colour, alpha=0.25, lw=0.8)
+        axes.plot(np.arange(size, len(values) + 1), mean, color=colour, label=name)
+    smooth = np.concatenate([np.asarray(v)[len(v) // 20 :] for v in curves.values()])
+    low, high = np.quantile(smooth, (0.0, 0.995))
+    axes.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low) + 1e-9)
+    axes.set(xlabel="step", ylabel="training loss")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.3)
+    axes.tick_params(colors=INK)
+    if any(curves):
+        axes.legend(frameon=False)
+    return figure
