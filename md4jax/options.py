@@ -110,7 +110,8 @@ def _has_type(value: Any, scalar: type, optional: bool, is_tuple: bool) -> bool:
     return isinstance(value, (int, float) if scalar is float else scalar)
 
 
-def _type_words(scalar: type, optional: bool, is_tuple: bool) -> str:
+def type_words(scalar: type, optional: bool, is_tuple: bool) -> str:
+    """What `option_type` says, for people: "a tuple of int or None"."""
     words = f"a tuple of {scalar.__name__}" if is_tuple else f"{scalar.__name__}"
     return words + (" or None" if optional else "")
 
@@ -142,7 +143,7 @@ def check_options(cls: type, values: Mapping[str, Any], prefix: str) -> None:
         value = values[name]
         kind = option_type(cls, name)
         if not _has_type(value, *kind):
-            raise UserError(f"{prefix}{name} = {value!r} should be {_type_words(*kind)}: {opt.doc}")
+            raise UserError(f"{prefix}{name} = {value!r} should be {type_words(*kind)}: {opt.doc}")
         if not opt.accepts(value):
             raise UserError(f"{prefix}{name} = {value!r} should be {opt.expected()}: {opt.doc}")
 
