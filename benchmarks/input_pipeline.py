@@ -18,8 +18,9 @@ from collections.abc import Iterator
 
 import jax
 import numpy as np
-from absl import app, flags
+from absl import flags
 
+from md4jax import cli
 from md4jax.config import load_config, make_config, to_dict
 from md4jax.console import say
 from md4jax.data.pipeline import TrainBatches
@@ -184,4 +185,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    cli.run_main(main)

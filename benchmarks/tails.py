@@ -19,9 +19,9 @@ import time
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags
+from absl import flags
 
-from md4jax import rng
+from md4jax import cli, rng
 from md4jax.config import load_config, make_config, to_dict
 from md4jax.console import say
 from md4jax.model import assemble
@@ -136,4 +136,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    cli.run_main(main)

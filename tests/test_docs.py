@@ -1,0 +1,206 @@
+"""The documents: every block is run or looked at, and what they name is there.
+
+`docs_pages.py` finds blocks, commands, links and names; `docs_programs.py` starts the programs.
+"""
+
+import re
+import sys
+import types
+
+import docs_pages
+import docs_programs
+import jax
+import ml_collections
+import numpy as np
+import pytest
+import tiny
+from docs_pages import ROOT
+
+import md4jax
+from md4jax import config as config_lib
+from md4jax.networks.base import Network
+
+PAGES = {str(page.relative_to(ROOT)): page for page in docs_pages.pages()}
+
+# Modes of main.py of which one command is run, as a person starts it, with sizes shrunk: the first
+# whose folder is there by then. All others, and those of the other programs here, are started up to
+# their work: flags, config and overrides are parsed and checked by the program itself, lists and
+# descriptions printed, and the parts of the shrunk config put together (`docs_programs.check`).
+RUN = {
+    "train": ("parameters on 1 data x 1 fsdp x 1 tensor", "done: 4 steps", "results: {}"),
+    "evaluate": ("checkpoint of step 4", "bits/", "results: {}"),
+    "sample": ("results: 4 samples in {}",),
+    "finetune": ("done: 4 steps", "results: {}"),
+}
+# Why that is all for these.
+ONLY_CHECKED = {
+    r"python main.py": "one of its mode is run; each config and choice is, by test_every_path.py",
+    r"python main.py .*--distributed": "needs several hosts; tests/test_hosts.py runs two",
+    r"python prepare_data.py .*--dataset": "the sources are not here; tests/data/prepare runs each "
+    "recipe on a small one",
+    r"python -m md4jax.convert": "the weights are not here; tests/convert runs it on small ones",
+    r"python -m md4jax.evaluation.features.classifier": "run by tests/evaluation",
+    r"python benchmarks/": "takes minutes, of a trained model",
+}
+# Commands that are not started at all, and why.
+NOT_RUN = {
+    r"(python3 -m venv|pip install|pre-commit install)": "installs; the tests run in what it makes",
+    r"python -m pytest": "runs these tests",
+}
+# Flags in the documents that are of other programs.
+FOREIGN_FLAGS = {"logdir": "tensorboard"}
+
+
+def commands_of(page):
+    return docs_pages.commands(PAGES[page].read_text())
+
+
+def line_of(words):
+    """A command as the tables above have it, wherever its programs are."""
+    return " ".join([words[0].removeprefix(".venv/bin/"), *words[1:]])
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_names_what_there_is(page):
+    """Blocks of known languages, links and anchors that lead somewhere, keys, flags and files."""
+    text = PAGES[page].read_text()
+    problems = [
+        *docs_pages.fence_problems(text),
+        *docs_pages.link_problems(PAGES[page]),
+        *docs_pages.key_problems(text),
+        *docs_pages.flag_problems(text, FOREIGN_FLAGS),
+        *docs_pages.path_problems(PAGES[page]),
+        *docs_pages.name_problems(text),
+    ]
+    assert problems == []
+
+
+@pytest.fixture(scope="module")
+def checks(tmp_path_factory):
+    return docs_programs.ConfigChecks(tmp_path_factory.mktemp("checks"))
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if commands_of(page)])
+def test_commands_are_right(page, checks, capsys):
+    """Each is taken by its program, or its table entry says why it is not started."""
+    problems = []
+    for words in commands_of(page):
+        if any(re.match(pattern, line_of(words)) for pattern in NOT_RUN):
+            continue
+        if docs_programs.source(words) is None:
+            problems.append(f"{line_of(words)}: is of no program here, and not in NOT_RUN")
+            continue
+        try:
+            docs_programs.check(words, checks)
+        except (Exception, SystemExit) as error:
+            problems.append(f"{line_of(words)}: {error!r} {capsys.readouterr().err}")
+    assert problems == []
+
+
+def test_each_entry_of_the_tables_is_of_something():
+    lines = [line_of(words) for page in PAGES for words in commands_of(page)]
+    flags = "\n".join(
+        span for page in PAGES.values() for span in docs_pages.spans(page.read_text())
+    )
+    for pattern in (*ONLY_CHECKED, *NOT_RUN):
+        assert any(re.match(pattern, line) for line in lines), pattern
+    for flag in FOREIGN_FLAGS:
+        assert f"--{flag}" in flags, flag
+    started = [line for line in lines if not any(re.match(p, line) for p in NOT_RUN)]
+    for line in started:
+        assert any(re.match(pattern, line) for pattern in ONLY_CHECKED), line
+
+
+def overrides(words):
+    """What makes the config of a command of main.py a small one."""
+    config = docs_programs.config_of(words)
+    return tiny.flags(tiny.tiny(config), config)
+
+
+def test_a_command_of_each_mode_runs(tmp_path):
+    made = set()
+    lines = [words for page in PAGES for words in commands_of(page)]
+    lines = [words for words in lines if docs_programs.source(words) == ROOT / "main.py"]
+    for mode, said in RUN.items():
+        for words in lines:
+            given = dict(word.lstrip("-").partition("=")[::2] for word in words if "=" in word)
+            folder = given.get("config.finetune.start", given.get("workdir"))
+            if given.get("mode", "train") == mode and (mode == "train" or folder in made):
+                break
+        else:
+            pytest.fail(f"no command has --mode={mode} and the folder of one before it")
+        made.add(given["workdir"])
+        small = overrides(words)
+        moved = [word.replace("=/", f"={tmp_path}/") for word in docs_programs.arguments(words)]
+        done = tiny.run_main(*moved, *small)
+        assert done.returncode == 0, done.stderr
+        assert "Traceback" not in done.stderr
+        for part in said:
+            assert part.format(f"{tmp_path}{given['workdir']}") in done.stdout
+
+
+# Python.
+
+
+def small_network(value):
+    """A network a few numbers wide; all else as it is."""
+    if not isinstance(value, Network):
+        return value
+    sizes = tiny.SMALL["network"] | {"ch_mult": (1, 2), "attention_levels": (2,)}
+    return value.clone(**{k: v for k, v in sizes.items() if hasattr(value, k)})
+
+
+def shrink(monkeypatch):
+    """Models of configs and networks of the lines without one become small, whatever is asked."""
+    build = config_lib.build
+
+    def small_build(config):
+        if not isinstance(config, ml_collections.ConfigDict):
+            config = ml_collections.ConfigDict(config_lib.to_dict(config))
+        return build(tiny.tiny(config))
+
+    def set_small(name, function):
+        small = lambda *args, **kwargs: function(*map(small_network, args), **kwargs)
+        monkeypatch.setattr(md4jax, name, small, raising=False)
+
+    init = md4jax.init_params  # Compiled as one it is made faster.
+    set_small("init_params", lambda *args, **kwargs: jax.jit(lambda: init(*args, **kwargs))())
+    set_small("make_denoiser", md4jax.make_denoiser)
+    monkeypatch.setattr(config_lib, "build", small_build)
+    monkeypatch.setenv("MD4JAX_SMALL", "1")
+
+
+def run_blocks(text, name, folder, monkeypatch):
+    """Runs a page's blocks of Python, one after the other in one module; returns its names.
+
+    They find the repository's files in the folder they run in, and what they write stays in there.
+    """
+    for path in ROOT.iterdir():
+        (folder / path.name).symlink_to(path)
+    monkeypatch.chdir(folder)
+    shrink(monkeypatch)
+    module = types.ModuleType(name)
+    monkeypatch.setitem(sys.modules, name, module)
+    for fence in docs_pages.fences(text):
+        if fence.language == "python":
+            code = fence.text.replace("/tmp/", f"{folder}/tmp/")
+            exec(compile(code, f"{name}, line {fence.line}", "exec"), module.__dict__)
+    return module.__dict__
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if "```python" in PAGES[page].read_text()])
+def test_python_runs(page, tmp_path, monkeypatch):
+    names = run_blocks(PAGES[page].read_text(), page, tmp_path, monkeypatch)
+    if page == "README.md":
+        # The untrained network says that the noise is 0, whose mean square is 1: 8 x 768 squares.
+        assert abs(float(names["loss"]) - 1) < 5 * (2 / (8 * 768)) ** 0.5
+        samples = np.asarray(names["samples"])
+        assert samples.shape == (8, 16, 16, 3) and samples.dtype == np.int32
+        assert samples.min() >= 0 and samples.max() <= 255
+
+
+def test_the_reference_of_keys_is_current():
+    """`python -m md4jax.reference > docs/config.md` after a change of options."""
+    from md4jax.reference import markdown
+
+    assert (ROOT / "docs" / "config.md").read_text() == markdown()
