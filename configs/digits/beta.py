@@ -4,7 +4,7 @@ Command:   python main.py --config=configs/digits/beta.py --workdir=/tmp/md4jax/
 Network:   1,739,473 parameters
 Batch:     64
 Hardware:  2 CPU cores, about 5 minutes of training
-Expected:  see README.md, "Results measured here"
+Expected:  see docs/results.md
 
 The network gives a law over the 17 levels, which is multiplied by what the tail says of each pixel
 (`prediction="posterior"`). Not the paper's single number: with that, the same budget leaves it to

@@ -4,7 +4,7 @@ Command:   python main.py --config=configs/digits/gaussian.py --workdir=/tmp/md4
 Network:   1,733,122 parameters
 Batch:     64
 Hardware:  2 CPU cores, 4 min 45 s of training
-Expected:  test bound of 1.94 bits/dim; more in README.md, "Results measured here"
+Expected:  test bound of 1.94 bits/dim; more in docs/results.md
 """
 
 import ml_collections

@@ -4,7 +4,7 @@ Command:   python main.py --config=configs/digits/masked.py --workdir=/tmp/md4ja
 Network:   1,776,913 parameters
 Batch:     64
 Hardware:  2 CPU cores, 4 min 34 s of training
-Expected:  test bound of 1.782 bits/dim; more in README.md, "Results measured here"
+Expected:  test bound of 1.782 bits/dim; more in docs/results.md
 """
 
 import ml_collections

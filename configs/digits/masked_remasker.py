@@ -5,7 +5,7 @@ Command:   python main.py --config=configs/digits/masked_remasker.py --mode=fine
 Network:   1,776,913 parameters, trained by configs/digits/masked.py and left as they are; 65 more
 Batch:     64
 Hardware:  2 CPU cores, 1 min 24 s of training
-Expected:  0.56 bits a token at the end of training; more in README.md, "Results measured here"
+Expected:  0.56 bits a token at the end of training; more in docs/results.md
 """
 
 import ml_collections

@@ -8,7 +8,7 @@ Command:   python main.py --config=configs/digits/gaussian.py --workdir=/tmp/md4
 Network:   1,733,122 parameters, of the trained model
 Batch:     64 images and as many samples
 Hardware:  2 CPU cores
-Expected:  KID of the classifier's features with 5 calls from 0.247 to 0.114; README.md, "Few steps"
+Expected:  KID of the classifier's features with 5 calls from 0.247 to 0.114; docs/results.md
 """
 
 import ml_collections

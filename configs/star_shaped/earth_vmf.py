@@ -7,7 +7,7 @@ Network:   807,939 parameters
 Batch:     100
 Hardware:  any
 Expected:  a map that looks like the data; the paper's are after 2,000,000 steps. What a shorter
-           run draws is in README.md, "Results measured here"
+           run draws is in docs/results.md
 
 As published.
 """

@@ -6,7 +6,7 @@ Network:   807,939 parameters
 Batch:     128
 Hardware:  any
 Expected:  k-nearest-neighbour KL of 0.200 nats after 350,000 steps (the paper's); what a
-           shorter run reaches here is in README.md, "Results measured here"
+           shorter run reaches here is in docs/results.md
 
 The network gives x0 by the domain's head, of noisy data scaled to variance one at each step; the
 loss is L_vlb. The paper's schedule is linear; its ends are not given, and are DDPM's here.

@@ -6,7 +6,7 @@ Network:   807,939 parameters
 Batch:     128
 Hardware:  any
 Expected:  k-nearest-neighbour KL of 0.011 nats after 350,000 steps (the paper's); what a shorter
-           run reaches here is in README.md, "Results measured here"
+           run reaches here is in docs/results.md
 
 As published; the decay of the averaged parameters, which the paper does not give, is ours.
 `simplex_ddpm.py` is the Gaussian diffusion the paper compares with.

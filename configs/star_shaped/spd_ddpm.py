@@ -7,7 +7,7 @@ Batch:     128
 Hardware:  any
 Expected:  k-nearest-neighbour KL of 0.096 nats (in four coordinates; 0.072 in
            the three there are) after 350,000 steps (the paper's); what a
-           shorter run reaches here is in README.md, "Results measured here"
+           shorter run reaches here is in docs/results.md
 
 The network gives x0 by the domain's head, of noisy data scaled to variance one at each step; the
 loss is L_simple. The paper's schedule is linear; its ends are not given, and are DDPM's here.

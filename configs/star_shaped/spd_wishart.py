@@ -7,7 +7,7 @@ Batch:     128
 Hardware:  any
 Expected:  k-nearest-neighbour KL of 0.037 nats after 350,000 steps (the paper's, in four
            coordinates; in the three there are 0.028); what a shorter run reaches here is in
-           README.md, "Results measured here"
+           docs/results.md
 
 The loss is the paper's, each example's KL over its own n_t; the published code weights all examples
 of a batch alike. `spd_ddpm.py` is the Gaussian diffusion the paper compares with.
