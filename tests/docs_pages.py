@@ -20,7 +20,7 @@ from md4jax.options import Table, options_of
 
 ROOT = pathlib.Path(__file__).parents[1]
 # What code hosts colour or draw, and plain text.
-LANGUAGES = {"sh", "python", "text", "json", "yaml", "toml", "mermaid", "math"}
+LANGUAGES = {"sh", "python", "text", "diff", "json", "yaml", "toml", "mermaid", "math"}
 _FENCE = re.compile(r"^( *)(```+)([^\n`]*)\n(.*?)^ *\2`*$\n?", re.DOTALL | re.MULTILINE)
 
 
@@ -33,11 +33,16 @@ def pages(root: pathlib.Path = ROOT) -> list[pathlib.Path]:
 
 @dataclasses.dataclass(frozen=True)
 class Fence:
-    """A block of a page; `line` is of its first line."""
+    """A block of a page; `line` is of its first line.
+
+    `file` is what it is all of, if it begins with a docstring, or what it changes, if it is a diff:
+    the last `path.py` that the paragraph before it names, which ends with a colon.
+    """
 
     language: str
     text: str
     line: int
+    file: str = ""
 
 
 def fences(text: str) -> list[Fence]:
@@ -46,7 +51,12 @@ def fences(text: str) -> list[Fence]:
     for match in _FENCE.finditer(text):
         indent, _, language, body = match.groups()
         body = "".join(line.removeprefix(indent) for line in body.splitlines(keepends=True))
-        found.append(Fence(language.strip(), body, text[: match.start(4)].count("\n") + 1))
+        before = text[: match.start()].rstrip().rpartition("\n\n")[2]
+        named = re.findall(r"`([\w/]+\.py)`", before) if before.endswith(":") else []
+        whole = language == "diff" or re.match(r"r?\"\"\"", body)
+        line = text[: match.start(4)].count("\n") + 1
+        file = named[-1] if whole and named else ""
+        found.append(Fence(language.strip(), body, line, file))
     return found
 
 
@@ -179,7 +189,6 @@ def program_flags() -> set[str]:
     return {"config", *known, *(key for name in RECIPES for key in options_of(RECIPES[name]))}
 
 
-@functools.cache
 def config_keys() -> dict[str, set[str]]:
     """By section: the keys of all of its components, and the components' names."""
     keys = {"classifier": set(options_of(ClassifierOptions))}
@@ -213,8 +222,9 @@ def flag_problems(text: str, foreign: dict[str, str]) -> list[str]:
 
 
 def path_problems(page: pathlib.Path, root: pathlib.Path = ROOT) -> list[str]:
-    """Configs anywhere and `files.py` in backticks that are not there."""
+    """Configs anywhere and `files.py` in backticks that are not there, nor made by the page."""
     text = page.read_text()
+    made = {fence.file for fence in fences(text)}
     used = re.findall(r"(?<![\w/])configs/[\w/*.]*\w", text)
     for span in spans(text):
         used += [m for m in re.findall(r"(?<![\w/.*-])[\w/*]+\.py\b", span) if "/" in m]
@@ -222,7 +232,7 @@ def path_problems(page: pathlib.Path, root: pathlib.Path = ROOT) -> list[str]:
     return [
         f"{path}: there is no such file"
         for path in dict.fromkeys(used)
-        if not _STANDS_FOR.search(path) and not any(any(b.glob(path)) for b in bases)
+        if not (path in made or _STANDS_FOR.search(path) or any(any(b.glob(path)) for b in bases))
     ]
 
 

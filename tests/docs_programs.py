@@ -93,6 +93,7 @@ def _own_flags() -> Iterator[None]:
     try:
         yield
     finally:
+        config_lib.note_names([])
         for name in ours():
             delattr(FLAGS, name)
         for name, flag in aside.items():
@@ -101,8 +102,11 @@ def _own_flags() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _parsed(words: list[str], work: Callable) -> Iterator[Callable[[], None]]:
-    """A program's main, with the flags of a command parsed as it does and `work` for its work."""
+def _parsed(words: list[str], work: Callable | None) -> Iterator[Callable[[], None]]:
+    """A program's main, with the flags of a command parsed as it does and `work` for its work.
+
+    None is the work itself.
+    """
     file, started = source(words), []
     if "cli.run_main" not in file.read_text():
         raise UserError(f"{file.name} is no program whose work can be left out")
@@ -111,7 +115,7 @@ def _parsed(words: list[str], work: Callable) -> Iterator[Callable[[], None]]:
         enter = stack.enter_context
         enter(_own_flags())
         enter(mock.patch("sys.argv", argv))
-        for name in WORK:
+        for name in WORK if work else ():
             enter(mock.patch(name, work, create=True))
         note = lambda main, before=lambda argv: None: started.append((main, before))
         enter(mock.patch.object(cli, "run_main", note))
@@ -123,8 +127,14 @@ def _parsed(words: list[str], work: Callable) -> Iterator[Callable[[], None]]:
 
 def config_of(words: list[str]) -> ml_collections.ConfigDict:
     """The config that a command gives its program."""
-    with _parsed(words, lambda *_: None):
+    with _parsed(words, None):
         return flags.FLAGS["config"].value.copy_and_resolve_references()
+
+
+def run(words: list[str]) -> None:
+    """Does all that a command of a program here does."""
+    with _parsed(words, None) as main:
+        main()
 
 
 def check(words: list[str], checks: ConfigChecks) -> None:

@@ -4,26 +4,19 @@
 """
 
 import re
-import sys
-import types
 
 import docs_pages
 import docs_programs
-import jax
-import ml_collections
 import numpy as np
 import pytest
 import tiny
 from docs_pages import ROOT
-
-import md4jax
-from md4jax import config as config_lib
-from md4jax.networks.base import Network
+from docs_reader import Reader
 
 PAGES = {str(page.relative_to(ROOT)): page for page in docs_pages.pages()}
 
-# Modes of main.py of which one command is run, as a person starts it, with sizes shrunk: the first
-# whose folder is there by then. All others, and those of the other programs here, are started up to
+# Modes of main.py of which one command is run, with sizes shrunk: the first whose folder is there
+# by then. All others, and those of the other programs here, are started up to
 # their work: flags, config and overrides are parsed and checked by the program itself, lists and
 # descriptions printed, and the parts of the shrunk config put together (`docs_programs.check`).
 RUN = {
@@ -51,8 +44,12 @@ NOT_RUN = {
 FOREIGN_FLAGS = {"logdir": "tensorboard"}
 
 
+def text_of(page):
+    return PAGES[page].read_text()
+
+
 def commands_of(page):
-    return docs_pages.commands(PAGES[page].read_text())
+    return docs_pages.commands(text_of(page))
 
 
 def line_of(words):
@@ -60,10 +57,16 @@ def line_of(words):
     return " ".join([words[0].removeprefix(".venv/bin/"), *words[1:]])
 
 
+@pytest.fixture
+def reader(tmp_path, monkeypatch):
+    """One who has made the files of a page, where it tells to."""
+    return lambda page: Reader(text_of(page), tmp_path, monkeypatch)
+
+
 @pytest.mark.parametrize("page", PAGES)
-def test_a_page_names_what_there_is(page):
+def test_a_page_names_what_there_is(page, reader):
     """Blocks of known languages, links and anchors that lead somewhere, keys, flags and files."""
-    text = PAGES[page].read_text()
+    text = reader(page).text
     problems = [
         *docs_pages.fence_problems(text),
         *docs_pages.link_problems(PAGES[page]),
@@ -81,8 +84,9 @@ def checks(tmp_path_factory):
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if commands_of(page)])
-def test_commands_are_right(page, checks, capsys):
+def test_commands_are_right(page, reader, checks, capsys):
     """Each is taken by its program, or its table entry says why it is not started."""
+    reader(page)
     problems = []
     for words in commands_of(page):
         if any(re.match(pattern, line_of(words)) for pattern in NOT_RUN):
@@ -111,13 +115,7 @@ def test_each_entry_of_the_tables_is_of_something():
         assert any(re.match(pattern, line) for pattern in ONLY_CHECKED), line
 
 
-def overrides(words):
-    """What makes the config of a command of main.py a small one."""
-    config = docs_programs.config_of(words)
-    return tiny.flags(tiny.tiny(config), config)
-
-
-def test_a_command_of_each_mode_runs(tmp_path):
+def test_a_command_of_each_mode_runs(tmp_path, capsys):
     made = set()
     lines = [words for page in PAGES for words in commands_of(page)]
     lines = [words for words in lines if docs_programs.source(words) == ROOT / "main.py"]
@@ -130,67 +128,17 @@ def test_a_command_of_each_mode_runs(tmp_path):
         else:
             pytest.fail(f"no command has --mode={mode} and the folder of one before it")
         made.add(given["workdir"])
-        small = overrides(words)
-        moved = [word.replace("=/", f"={tmp_path}/") for word in docs_programs.arguments(words)]
-        done = tiny.run_main(*moved, *small)
-        assert done.returncode == 0, done.stderr
-        assert "Traceback" not in done.stderr
+        config = docs_programs.config_of(words)
+        moved = [word.replace("=/", f"={tmp_path}/") for word in words]
+        docs_programs.run([*moved, *tiny.flags(tiny.tiny(config), config)])
+        out = capsys.readouterr().out
         for part in said:
-            assert part.format(f"{tmp_path}{given['workdir']}") in done.stdout
+            assert part.format(f"{tmp_path}{given['workdir']}") in out
 
 
-# Python.
-
-
-def small_network(value):
-    """A network a few numbers wide; all else as it is."""
-    if not isinstance(value, Network):
-        return value
-    sizes = tiny.SMALL["network"] | {"ch_mult": (1, 2), "attention_levels": (2,)}
-    return value.clone(**{k: v for k, v in sizes.items() if hasattr(value, k)})
-
-
-def shrink(monkeypatch):
-    """Models of configs and networks of the lines without one become small, whatever is asked."""
-    build = config_lib.build
-
-    def small_build(config):
-        if not isinstance(config, ml_collections.ConfigDict):
-            config = ml_collections.ConfigDict(config_lib.to_dict(config))
-        return build(tiny.tiny(config))
-
-    def set_small(name, function):
-        small = lambda *args, **kwargs: function(*map(small_network, args), **kwargs)
-        monkeypatch.setattr(md4jax, name, small, raising=False)
-
-    init = md4jax.init_params  # Compiled as one it is made faster.
-    set_small("init_params", lambda *args, **kwargs: jax.jit(lambda: init(*args, **kwargs))())
-    set_small("make_denoiser", md4jax.make_denoiser)
-    monkeypatch.setattr(config_lib, "build", small_build)
-    monkeypatch.setenv("MD4JAX_SMALL", "1")
-
-
-def run_blocks(text, name, folder, monkeypatch):
-    """Runs a page's blocks of Python, one after the other in one module; returns its names.
-
-    They find the repository's files in the folder they run in, and what they write stays in there.
-    """
-    for path in ROOT.iterdir():
-        (folder / path.name).symlink_to(path)
-    monkeypatch.chdir(folder)
-    shrink(monkeypatch)
-    module = types.ModuleType(name)
-    monkeypatch.setitem(sys.modules, name, module)
-    for fence in docs_pages.fences(text):
-        if fence.language == "python":
-            code = fence.text.replace("/tmp/", f"{folder}/tmp/")
-            exec(compile(code, f"{name}, line {fence.line}", "exec"), module.__dict__)
-    return module.__dict__
-
-
-@pytest.mark.parametrize("page", [page for page in PAGES if "```python" in PAGES[page].read_text()])
-def test_python_runs(page, tmp_path, monkeypatch):
-    names = run_blocks(PAGES[page].read_text(), page, tmp_path, monkeypatch)
+@pytest.mark.parametrize("page", [page for page in PAGES if "```python" in text_of(page)])
+def test_python_runs(page, reader):
+    names = reader(page).run_python()
     if page == "README.md":
         # The untrained network says that the noise is 0, whose mean square is 1: 8 x 768 squares.
         assert abs(float(names["loss"]) - 1) < 5 * (2 / (8 * 768)) ** 0.5

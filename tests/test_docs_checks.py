@@ -1,10 +1,15 @@
 """What looks at the documents finds mistakes: each kind once, beside what is right."""
 
+import sys
+
 import docs_pages
 import docs_programs
 import numpy as np
 import PIL.Image
 import pytest
+from docs_reader import Reader
+
+from md4jax.samplers import STEPS
 
 PAGE = """# One `two`, three!
 
@@ -142,3 +147,65 @@ def test_commands_that_are_refused(wrong, words, tmp_path, capsys):
     with pytest.raises((SystemExit, Exception)) as error:
         docs_programs.check(["python", *wrong.split()], docs_programs.ConfigChecks(tmp_path))
     assert words in f"{error.value} {capsys.readouterr().err}"
+
+
+ADDED = """Put this in `md4jax/samplers/twice.py`:
+
+```python
+\"\"\"A step function.\"\"\"
+
+from md4jax.samplers.base import Ancestral
+
+
+class Twice(Ancestral):
+    \"\"\"Nothing else.\"\"\"
+```
+
+In the table of `md4jax/samplers/__init__.py`:
+
+```diff
+         "joint": "md4jax.samplers.masked:Joint",
++        "twice": "md4jax.samplers.twice:Twice",
+```
+
+```python
+import md4jax
+from md4jax.samplers.twice import Twice
+
+described = md4jax.describe("sampler.twice")
+open("here.txt", "w").write(described)
+```
+"""
+
+
+def test_a_page_that_adds_a_component(tmp_path):
+    with pytest.MonkeyPatch.context() as patch:
+        names = Reader(ADDED, tmp_path, patch).run_python()
+        assert "name = 'twice'\n  Nothing else." in names["described"]
+        assert docs_pages.key_problems("`sampler.twice`") == []
+    assert (tmp_path / "here.txt").exists() and not (docs_pages.ROOT / "here.txt").exists()
+    assert "twice" not in STEPS and "md4jax.samplers.twice" not in sys.modules
+    assert len(docs_pages.key_problems("`sampler.twice`")) == 1
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "problem"),
+    [
+        ("samplers/twice.py", "samplers/masked.py", "samplers/masked.py is not as on line 4"),
+        (
+            "masked:Joint",
+            "masked:Join",
+            "samplers/__init__.py has no such lines as those on line 1",
+        ),
+    ],
+)
+def test_a_page_that_shows_what_is_not(right, wrong, problem, tmp_path, monkeypatch):
+    with pytest.raises(AssertionError, match=problem):
+        Reader(ADDED.replace(right, wrong), tmp_path, monkeypatch)
+
+
+def test_python_that_fails(tmp_path, monkeypatch):
+    page = "One:\n\n```python\nx = 1\n```\n\nTwo:\n\n```python\nassert x == 2\n```\n"
+    with pytest.raises(AssertionError) as error:
+        Reader(page, tmp_path, monkeypatch).run_python()
+    assert error.traceback[-1].path == "line 10 of the page"
