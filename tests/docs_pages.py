@@ -10,6 +10,7 @@ import pkgutil
 import re
 import shlex
 import urllib.parse
+from collections.abc import Iterable
 
 import PIL.Image
 
@@ -20,7 +21,8 @@ from md4jax.options import Table, options_of
 
 ROOT = pathlib.Path(__file__).parents[1]
 # What code hosts colour or draw, and plain text.
-LANGUAGES = {"sh", "python", "text", "diff", "json", "yaml", "toml", "mermaid", "math"}
+LANGUAGES = {"sh", "bash", "python", "text", "diff", "json", "yaml", "toml", "mermaid", "math"}
+SHELLS = ("sh", "bash")
 _FENCE = re.compile(r"^( *)(```+)([^\n`]*)\n(.*?)^ *\2`*$\n?", re.DOTALL | re.MULTILINE)
 
 
@@ -133,14 +135,17 @@ def _is_picture(path: pathlib.Path) -> bool:
 # Commands.
 
 
+_PYTHON = re.compile(r"^(.*/)?python3?$")
+
+
 def commands(text: str) -> list[list[str]]:
-    """The words of each command in a page's blocks of `sh`.
+    """The words of each command in a page's blocks of `sh` and `bash`.
 
     Comments, redirections, variables set for one command and what only joins commands are gone; a
-    function `name() { command "$@"; }` stands for its command, on all of the page. A command inside
-    of another's argument, as of `ssh`, is one as well.
+    function `name() { command "$@"; }` stands for its command, on all of the page. A command behind
+    another, as of `srun`, or inside of another's argument, as of `ssh`, is one as well.
     """
-    return _commands("".join(fence.text for fence in fences(text) if fence.language == "sh"))
+    return _commands("".join(fence.text for fence in fences(text) if fence.language in SHELLS))
 
 
 def _commands(script: str) -> list[list[str]]:
@@ -152,7 +157,8 @@ def _commands(script: str) -> list[list[str]]:
         for words in _split(line):
             if words[0] in functions:
                 words = functions[words[0]] + words[1:]
-            found.append(words)
+            first = next((i for i, word in enumerate(words) if _PYTHON.search(word)), 0)
+            found += [part for part in (words[:first], words[first:]) if part]
             nested = [re.search(r"python3? \S.*", word) for word in words]
             found += [inner for match in nested if match for inner in _commands(match[0])]
     return found
@@ -177,7 +183,7 @@ def _split(line: str) -> list[list[str]]:
 
 _FILES = ("main.py", "prepare_data.py", "benchmarks", "md4jax")
 # What stands for a name of the reader's, in the documents and in error messages.
-_STANDS_FOR = re.compile(r"yours?\b|your_|\bmy_|^section\b|\.\.\.")
+_STANDS_FOR = re.compile(r"yours?\b|your_|\bmy_|^(section|SECTION)\b|\.\.\.")
 
 
 @functools.cache
@@ -204,7 +210,7 @@ def key_problems(text: str) -> list[str]:
     used = re.findall(r"(?<![\w.])config\.(?!json\b|py\b|md\b)(\w+)(?:\.(\w+))?(?!\w*\()", text)
     sections = "|".join(SECTIONS)
     for span in spans(text):
-        used += re.findall(rf"(?<![\w./-])({sections})\.(\w+)(?![\w/]*[(/])", span)
+        used += re.findall(rf"(?<![\w./-])({sections})\.(?!jsonl?\b|py\b)(\w+)(?![\w/]*[(/])", span)
     known = config_keys()
     return [
         f"config.{section}.{key}: no config has it"
@@ -214,11 +220,19 @@ def key_problems(text: str) -> list[str]:
     ]
 
 
-def flag_problems(text: str, foreign: dict[str, str]) -> list[str]:
-    """`--flag` in backticks that neither a program here has nor one of `foreign`, others' flags."""
-    used = [flag for span in spans(text) for flag in re.findall(r"(?<![\w-])--([a-zA-Z]\w*)", span)]
-    known = {"help", *program_flags(), *foreign}
-    return [f"--{flag}: no program has it" for flag in used if flag not in known]
+def flags(text: str) -> list[str]:
+    """Each `--flag` in backticks."""
+    return [f for span in spans(text) for f in re.findall(r"(?<![\w-])--([a-zA-Z][\w-]*)", span)]
+
+
+def flag_problems(text: str, foreign: Iterable[str]) -> list[str]:
+    """`--flag` in backticks that no program here has, and that is like none of `foreign`."""
+    known = {"help", *program_flags()}
+    return [
+        f"--{flag}: no program has it"
+        for flag in dict.fromkeys(flags(text))
+        if flag not in known and not any(re.fullmatch(pattern, flag) for pattern in foreign)
+    ]
 
 
 def path_problems(page: pathlib.Path, root: pathlib.Path = ROOT) -> list[str]:

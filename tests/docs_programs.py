@@ -1,7 +1,8 @@
 """Programs of the documents' commands, started in this process up to where they would work.
 
 Flags are parsed by the programs themselves, with their own checks; what takes long is replaced by
-a look at the config: it is built as given, and with its sizes shrunk its parts are put together.
+a look at the config: it is built as given, and with its sizes shrunk its parts are put together,
+unless its data are a file of the reader's.
 """
 
 import contextlib
@@ -79,7 +80,9 @@ class ConfigChecks:
             self.seen.add(text)
             folder = self.folder / str(len(self.seen))
             folder.mkdir()
-            assemble(tiny.with_data(small, folder))
+            small = tiny.with_data(small, folder)
+            if pathlib.Path(small.data.get("path") or folder).exists():
+                assemble(small)
 
 
 @contextlib.contextmanager

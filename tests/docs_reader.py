@@ -3,6 +3,7 @@
 All of it happens in a folder that looks like the repository, in this process, and is undone.
 """
 
+import contextlib
 import importlib
 import importlib.util
 import pathlib
@@ -11,6 +12,7 @@ import shutil
 import sys
 import types
 from typing import Any
+from unittest import mock
 
 import docs_pages
 import jax
@@ -92,10 +94,15 @@ class Reader:
         _shrink(self.patch)
         module = types.ModuleType("page")
         self.patch.setitem(sys.modules, "page", module)
-        for fence in docs_pages.fences(self.text):
-            if fence.language == "python" and not fence.file:
-                code = fence.text.replace("/tmp/", f"{self.folder}/tmp/")
-                exec(compile(code, f"line {fence.line} of the page", "exec"), module.__dict__)
+        (self.folder / "tmp").mkdir()
+        with contextlib.ExitStack() as stack:
+            for table in config_lib.SECTIONS.values():
+                if isinstance(table, Table):  # What the page adds is gone afterwards.
+                    stack.enter_context(mock.patch.dict(table))
+            for fence in docs_pages.fences(self.text):
+                if fence.language == "python" and not fence.file:
+                    code = fence.text.replace("/tmp/", f"{self.folder}/tmp/")
+                    exec(compile(code, f"line {fence.line} of the page", "exec"), module.__dict__)
         return module.__dict__
 
 

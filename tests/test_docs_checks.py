@@ -21,7 +21,8 @@ See [there](other.md#part-1), [here](#one-two-three) and ![it](a.png).
   run() { python main.py --config=a.py "$@"; }  # of a model
   X=1 run --mode=sample \\
       --config.eval.metrics="('kid', 'fid')" > log && cd b
-  ssh host --command="python main.py --distributed"
+  ssh host --command="cd a && python main.py --distributed"
+  srun -n 2 .venv/bin/python main.py
   ```
 """
 
@@ -39,15 +40,17 @@ def test_words_of_commands():
     assert docs_pages.commands(PAGE) == [
         [*of_function, "--config.eval.metrics=('kid', 'fid')"],
         ["cd", "b"],
-        ["ssh", "host", "--command=python main.py --distributed"],
+        ["ssh", "host", "--command=cd a && python main.py --distributed"],
         ["python", "main.py", "--distributed"],
+        ["srun", "-n", "2"],
+        [".venv/bin/python", "main.py"],
     ]
 
 
 def test_blocks():
     (fence,) = docs_pages.fences(PAGE)
     assert fence.language == "sh" and fence.line == 8
-    assert fence.text.startswith("run() {") and fence.text.endswith('--distributed"\n')
+    assert fence.text.startswith("run() {") and fence.text.endswith("python main.py\n")
     assert docs_pages.fence_problems(PAGE) == []
     (problem,) = docs_pages.fence_problems(PAGE.replace("```sh", "```shell"))
     assert problem.startswith("line 8: ```shell should be one of")
@@ -83,7 +86,10 @@ def test_a_picture_that_is_none(page):
         ("the section `config.mesh`", "the section `config.meshes`"),
         ("`sampler.grid=strided`", "`sampler.gird=strided`"),
         ("`--describe=network.unet`", "`--describe=network.u_net`"),
-        ("`config.json`, config.to_dict(), `data.load()`", "`config.classifier.widths`"),
+        (
+            "`config.json`, config.to_dict(), `data.load()`, `eval.jsonl`",
+            "`config.classifier.widths`",
+        ),
         ("`--config.section.key=value`", "`--config.sections.key=value`"),
     ],
 )
@@ -96,9 +102,11 @@ def test_flags():
     right = (
         "`--mode=sample`, `--help`, `main --config.mesh.fsdp=2`, `--test_every`, `--samples`, --x"
     )
-    assert docs_pages.flag_problems(right, {}) == []
-    assert docs_pages.flag_problems("`main --modes=sample`", {}) == ["--modes: no program has it"]
-    assert docs_pages.flag_problems("`pip --upgrade`", {"upgrade": "pip"}) == []
+    assert docs_pages.flag_problems(right, ()) == []
+    assert docs_pages.flag_problems("`main --modes=sample`", ()) == ["--modes: no program has it"]
+    assert docs_pages.flag_problems("`--gpus-per-node`, `--gpus`", [r"gpus-per-\w+"]) == [
+        "--gpus: no program has it"
+    ]
 
 
 @pytest.mark.parametrize(

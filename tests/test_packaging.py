@@ -83,12 +83,14 @@ def test_a_lock_that_is_not():
         locked("jax>=0.10\n", "3.11")
 
 
-def test_the_pythons_are_the_project_s():
-    (workflow,) = (ROOT / ".github" / "workflows").glob("*.yml")
-    jobs = yaml.safe_load(workflow.read_text())["jobs"]
-    assert jobs["one-device"]["strategy"]["matrix"]["python"] == list(PYTHONS)
+def test_the_workflow():
+    """Is of the Pythons that pyproject.toml allows, and of files that there are."""
+    text = text_of(".github/workflows/test.yml")
+    pythons = yaml.safe_load(text)["jobs"]["one-device"]["strategy"]["matrix"]["python"]
     allowed = Requirement(f"python{PROJECT['requires-python']}").specifier
-    assert [v for v in ("3.10", *PYTHONS, "3.14") if v in allowed] == list(PYTHONS)
+    assert [v for v in ("3.10", *pythons, "3.14") if v in allowed] == pythons == list(PYTHONS)
+    for file in re.findall(r"requirements\S+|tests/\S+", text + text_of(".ci/run")):
+        assert (ROOT / file).exists(), file
 
 
 @pytest.mark.parametrize("file", sorted(p.name for p in ROOT.glob("requirements_*.txt")))
