@@ -36,6 +36,7 @@ def main(argv: list[str]) -> None:
     cli.keep_compilations()
     if DISTRIBUTED.value:
         hosts.join()
+    cli.require_devices()
     getattr(md4jax, MODE.value)(config, workdir)
 
 

@@ -113,7 +113,34 @@ def _parse_flags(before: Callable[[list[str]], None], argv: list[str]) -> list[s
     except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
         # Of ml_collections: a key that is not there, or a value that does not fit it.
         overrides = [a for a in argv if a.lstrip("-").startswith("config.")]
-        _fail(f"{' '.join(overrides) or 'flags'}: {_words(error)}")
+        _fail(
+            _unknown_key(overrides, error) or f"{' '.join(overrides) or 'flags'}: {_words(error)}"
+        )
+
+
+def _unknown_key(overrides: list[str], error: Exception) -> str | None:
+    """One line about the override whose key there is not, if that is what the error says."""
+    missing = _words(error).partition("'")[0]
+    for override in overrides:
+        _, *keys = override.partition("=")[0].split(".")
+        if missing in keys:
+            of = "all" if missing == keys[0] else keys[0]
+            return f"{override}: there is no key {missing!r}; --describe={of} lists those there are"
+    return None
+
+
+def require_devices() -> None:
+    """Raises UserError if jax finds no device of the kind that JAX_PLATFORMS asks for."""
+    import jax
+
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:
+        asked, why = os.environ.get("JAX_PLATFORMS"), str(error) or "none is installed"
+        raise UserError(
+            f"JAX_PLATFORMS={asked}: jax finds no such device ({why}); "
+            "install requirements_gpu.txt or requirements_tpu.txt, or unset it"
+        ) from error
 
 
 def _words(error: Exception) -> str:

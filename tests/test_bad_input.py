@@ -8,6 +8,7 @@ import pytest
 import tiny
 
 import md4jax
+from md4jax import cli
 from md4jax.config import build, load_config, make_config
 from md4jax.options import UserError
 from md4jax.training.checkpoints import Checkpoints
@@ -326,7 +327,8 @@ def test_at_the_shell(tmp_path):
         (digits[:1], "--workdir is missing"),
         (["--config=configs/none.py", digits[1]], "configs/none.py"),
         ([*digits, "--mode=play"], "play"),
-        ([*digits, "--config.train.num_stepz=3"], "num_stepz"),
+        ([*digits, "--config.train.num_stepz=3"], "no key 'num_stepz'; --describe=train"),
+        ([*digits, "--config.sampler.prompt=none.png"], "config.sampler.prompt = 'none.png'"),
         ([*digits, "--config.train.num_steps=ten"], "num_steps"),
         ([*digits, "--config.process.schedule=polynomial"], "config.process.power"),
         (["--describe=network.vnet"], "vnet"),
@@ -334,6 +336,18 @@ def test_at_the_shell(tmp_path):
         assert words in one_error(*arguments)
     assert "multiple of 4" in one_error(*digits, "--config.train.batch_size=6", devices=4)
     assert not (tmp_path / "run").exists()
+
+
+def test_no_device_of_the_kind_asked_for(monkeypatch):
+    """What jax raises then is an AssertionError without a word."""
+
+    def devices():
+        raise AssertionError
+
+    monkeypatch.setattr(jax, "devices", devices)
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda")
+    with pytest.raises(UserError, match="^JAX_PLATFORMS=cuda: jax finds no such device"):
+        cli.require_devices()
 
 
 def test_loss_that_is_not_finite(trained, tmp_path):

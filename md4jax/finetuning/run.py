@@ -49,7 +49,7 @@ class Finetuning(Run):
                 "config.finetune.name = 'none': --mode=finetune needs to know what to do; choose "
                 f"one of {', '.join(name for name in FINETUNES if name != 'none')}"
             )
-        saved = workdir_lib.read_config(path) or {}
+        saved = workdir_lib.check_config(path, model) or {}
         weights = model.experiment.finetune.fingerprint(model)  # Files of weights may be missing.
         if not (path / "checkpoints").is_dir():
             start_of(model)

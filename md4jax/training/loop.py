@@ -51,9 +51,11 @@ class Run:
             model = assemble(config)
             path = pathlib.Path(workdir).absolute()
             cls.check(model, path)
-            metrics = SampleMetrics(model, path) if model.experiment.eval.metrics else None
+            generator = Generator(model)
+            measured = model.experiment.eval.metrics
+            metrics = SampleMetrics(model, path, generator) if measured else None
             workdir_lib.prepare(path, model)
-            run = cls(model, path, started, metrics)
+            run = cls(model, path, started, generator, metrics)
             try:
                 return run.to_the_end(stop)
             finally:
@@ -73,8 +75,10 @@ class Run:
         model: Model,
         path: pathlib.Path,
         started: float,
+        generator: Generator,
         metrics: SampleMetrics | None = None,
     ):
+        self.generator = generator
         self.model, self.path, self.started, self.metrics = model, path, started, metrics
         self.options = model.experiment.train
         self.optimizer = model.experiment.optimizer
@@ -93,7 +97,6 @@ class Run:
         self.writer = MetricWriter(path)
         self.writer.truncate(self.step)
         self.evaluator = Evaluator(model)
-        self.generator = Generator(model) if metrics is None else metrics.generator
         self.samples: np.ndarray | None = None  # Of this step, if they were drawn already.
         self.pending: tuple[int, dict] | None = None
         self.last_log = (self.step, time.monotonic())
