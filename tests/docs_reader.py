@@ -15,7 +15,6 @@ from typing import Any
 from unittest import mock
 
 import docs_pages
-import jax
 import ml_collections
 import pytest
 import tiny
@@ -127,8 +126,7 @@ def _shrink(patch: pytest.MonkeyPatch) -> None:
         small = lambda *args, **kwargs: function(*map(_small_network, args), **kwargs)
         patch.setattr(md4jax, name, small, raising=False)
 
-    init = md4jax.init_params  # Compiled as one it is made faster.
-    set_small("init_params", lambda *args, **kwargs: jax.jit(lambda: init(*args, **kwargs))())
-    set_small("make_denoiser", md4jax.make_denoiser)
+    for name in ("init_params", "make_denoiser"):
+        set_small(name, getattr(md4jax, name))
     patch.setattr(config_lib, "build", small_build)
     patch.setenv("MD4JAX_SMALL", "1")
