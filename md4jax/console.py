@@ -95,9 +95,10 @@ class Bar:
         now = time.monotonic()
         if now - self.last < self.every:
             return
-        self.last = now
+        what = note()  # It may have to wait for the device.
+        self.last = now = time.monotonic()
         left = duration((now - self.started) * (self.total - done) / done)
-        self.show(f"{self._line(done)}  {note()}  {left} left")
+        self.show(f"{self._line(done)}  {what}  {left} left")
 
     def end(self, done: int, note: str) -> None:
         """Says what has come of it."""

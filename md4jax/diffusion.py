@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -280,14 +280,16 @@ class Diffusion:
         frames: int = 8,
         num_samples: int = 4,
         sampler: Ancestral | None = None,
+        kinds: Sequence[str] = ("film", "forward"),
         **options: Any,
     ) -> Drawing | Texts:
-        """How noise becomes samples, and how data become noise.
+        """Film strips: how noise becomes samples, and how data become noise.
 
         Args:
           frames: of a strip.
           num_samples: strips; of points, how many there are in each frame.
           sampler, **options: as those of `sample`.
+          kinds: `film` is from noise to samples, `forward` from data to noise.
 
         Raises:
           UserError: as `sample`.
@@ -295,7 +297,7 @@ class Diffusion:
         from md4jax import figures
 
         generator = self._generator(num_samples, sampler, {"frames": frames, **options})
-        return figures.films(self.parts, generator.films(self.params))
+        return figures.films(self.parts, generator.films(self.params, kinds))
 
     # Likelihood.
 

@@ -37,11 +37,13 @@ def steps(count: int) -> int:
 
 
 def component(section: str, of: Any) -> Any:
-    """A component as it is, or a small one: where it has a number, that number is small."""
+    """A component as it is, or a small one; a process in continuous time stays in it."""
     if not is_asked_for():
         return of
-    sizes = {k: v for k, v in SIZES.get(section, {}).items() if k in options_of(type(of))}
-    return dataclasses.replace(of, **{k: v for k, v in sizes.items() if getattr(of, k) is not None})
+    sizes = {k: v for k, v in SIZES[section].items() if k in options_of(type(of))}
+    if getattr(of, "num_timesteps", 0) is None:
+        del sizes["num_timesteps"]
+    return dataclasses.replace(of, **sizes)
 
 
 def network(cls: type, options: dict[str, Any]) -> dict[str, Any]:

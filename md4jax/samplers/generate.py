@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import itertools
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import jax
@@ -218,7 +218,7 @@ class Generator:
         known = np.broadcast_to(np.arange(part.shape[1]) < overlap, part.shape)
         return jax.device_put((tokens, known), self._sharding)
 
-    def films(self, params: PyTree) -> dict[str, Film]:
+    def films(self, params: PyTree, kinds: Sequence[str] = ("film", "forward")) -> dict[str, Film]:
         """`film`: how samples come about. `forward`: how data turn into noise. `step.frames` long.
 
         Of images and texts the first few; of points as many as a batch of samples has.
@@ -226,7 +226,8 @@ class Generator:
         rows = min(self.step.num_samples, self.step.batch_size)
         if self.model.spec.vocab_size is not None:
             rows = min(rows, FILM_ROWS)
-        return {"film": self._film(params, rows), "forward": self._forward(params, rows)}
+        make = {"film": self._film, "forward": self._forward}
+        return {kind: make[kind](params, rows) for kind in kinds}
 
     def _film(self, params: PyTree, rows: int) -> Film:
         """z_t above the x0 predicted from it; both end with the sample, which is `__call__`'s."""

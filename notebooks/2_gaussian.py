@@ -1,0 +1,218 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+# ---
+
+# %% [markdown]
+# # 2 · Gaussian diffusion: schedules, samplers, guidance
+#
+# *Runtime: a CPU is enough. About 8 minutes on two cores.*
+#
+# One trained Gaussian model can be sampled in many ways. This notebook looks at
+#
+# * **schedules**: how fast the signal goes away, as $\bar\alpha$ and as a signal-to-noise ratio;
+# * **samplers**: the model's own reverse steps, DDIM, Heun and DPM-Solver++, at 4 to 50 network calls;
+# * **guidance**: leaning towards what is asked for, and what it costs;
+# * a **film strip** of how samples come about.
+
+# %%
+# In Colab this installs md4jax.
+import importlib.util
+import subprocess
+import sys
+
+if importlib.util.find_spec("md4jax") is None:
+    repository = "git+https://github.com/md4jax/md4jax"
+    subprocess.run([sys.executable, "-m", "pip", "install", "-q", repository], check=True)
+
+# %%
+import functools
+
+import jax
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+import numpy as np
+
+import md4jax
+
+# %% [markdown]
+# ## Schedules
+#
+# A schedule of $T$ steps adds a little noise in each, of variance $\beta_i$. What is left of the
+# signal after $i = tT$ of them is $\bar\alpha = \prod_{j \le i} (1 - \beta_j)$:
+#
+# $$ z_t = \sqrt{\bar\alpha(t)} \, x_0 + \sqrt{1 - \bar\alpha(t)} \, \varepsilon, \qquad
+#    \mathrm{SNR}(t) = \frac{\bar\alpha(t)}{1 - \bar\alpha(t)} . $$
+
+# %%
+SCHEDULES = ["linear", "cosine", "sigmoid", "quadratic"]
+processes = {name: md4jax.Gaussian(num_timesteps=1000, schedule=name) for name in SCHEDULES}
+t = jnp.arange(1, 1000) / 1000
+
+fig, (left, right) = plt.subplots(1, 2, figsize=(9.5, 3.2), layout="constrained")
+for name, process in processes.items():
+    left.plot(t, process.alpha_bar(t), label=name)
+    right.plot(t, jnp.log10(process.alpha_bar(t) / process.noise_variance(t)), label=name)
+left.set(xlabel="t", ylabel=r"signal that is left, $\bar\alpha$")
+right.set(xlabel="t", ylabel=r"$\log_{10}$ SNR")
+left.legend(frameon=False)
+for ax in (left, right):
+    ax.grid(alpha=0.3)
+    ax.spines[["top", "right"]].set_visible(False)
+plt.show()
+
+# %% [markdown]
+# The linear schedule (DDPM) destroys an image early: from about $t = 0.7$ on there is nothing to see
+# and little to learn. The cosine schedule (Improved DDPM) spreads the work evenly. The same zero
+# with the same noise, at nine times:
+
+# %%
+model = md4jax.build(
+    process=md4jax.Gaussian(schedule="cosine", target="v", variance="learned_range"),
+    network=functools.partial(
+        md4jax.UViT, feature_dim=32, num_layers=1, dit_layers=2, dit_heads=4, dit_hidden=64,
+        fourier_features=(2, 3),
+    ),
+    data=md4jax.Digits(labels=True),
+    optimizer=dict(learning_rate=4e-3, schedule="cosine", weight_decay=0.01),
+    train=dict(num_steps=900, batch_size=64, label_dropout=0.15),
+)  # fmt: skip
+
+zero, keys = model.examples(1), jax.random.split(jax.random.key(0), 1)
+times = jnp.linspace(0.1, 0.9, 9)
+views = {
+    name: process.bind(model.data.spec).forward_views(keys, zero, times)[0][0]
+    for name, process in processes.items()
+}
+model.draw({f"{name}, t = 0.1 to 0.9": x for name, x in views.items()}, columns=9, min_tile=56)
+
+# %% [markdown]
+# ## Training
+#
+# The network predicts $v = \sqrt{\bar\alpha} \, \varepsilon - \sqrt{1 - \bar\alpha} \, x_0$, of which
+# $x_0$ and $\varepsilon$ both follow, and how wide its own reverse steps should be. One image in
+# seven is shown without its label (`label_dropout`): the same network so also learns what an image
+# looks like whatever the digit. Guidance needs that, below.
+
+# %%
+losses = model.fit()
+md4jax.draw_losses(losses)
+
+# %%
+model.bound("test")
+
+# %% [markdown]
+# ## Samplers
+#
+# All of them go from $t = 1$ to $0$ over a few of the 1,000 times:
+#
+# | | what a step does | calls |
+# | --- | --- | --- |
+# | `Ancestral` | draws from $p(z_s \mid z_t)$, the process's own reverse step | 1 a step |
+# | `DDIM` | goes on along the line from the predicted noise to the predicted $x_0$; no randomness | 1 a step |
+# | `Heun` | DDIM's step, then corrects it with a second prediction at its end | 2 a step, 1 for the last |
+# | `DPMSolver` | DDIM's step along $x_0$ extrapolated from the last two predictions | 1 a step |
+#
+# With few calls they differ. To put a number on it: each image is drawn for a digit, and read by its
+# nearest neighbour among the 1,500 training images. How often is that the digit asked for?
+
+# %%
+train, test = model.data.splits["train"], model.data.splits["test"]
+
+
+def read(images):
+    """The label of the nearest training image."""
+    x, y = (np.asarray(a, float).reshape(len(a), -1) for a in (images, train.examples))
+    return train.labels[np.argmin((y**2).sum(1) - 2 * x @ y.T, axis=1)]
+
+
+digits = np.arange(100) % 10
+print(
+    f"real test images are read right {np.mean(read(test.examples) == test.labels):.0%} of the time"
+)
+
+# %%
+CALLS = [4, 8, 50]
+SAMPLERS = {
+    "Ancestral": lambda calls: md4jax.Ancestral(num_steps=calls),
+    "DDIM": lambda calls: md4jax.DDIM(num_steps=calls),
+    "Heun": lambda calls: md4jax.Heun(num_steps=(calls + 1) // 2),
+    "DPMSolver": lambda calls: md4jax.DPMSolver(num_steps=calls),
+}
+drawn = {
+    (name, calls): model.sample(100, sampler(calls))
+    for name, sampler in SAMPLERS.items()
+    for calls in CALLS
+}
+print("read right, by network calls")
+print(f"{'':12}" + "".join(f"{calls:6}" for calls in CALLS))
+for name in SAMPLERS:
+    print(f"{name:12}" + "".join(f"{np.mean(read(drawn[name, c]) == digits):6.0%}" for c in CALLS))
+
+# %%
+model.draw(
+    {f"{name}, {calls} calls": x[:20] for (name, calls), x in drawn.items()},
+    columns=10,
+    min_tile=32,
+)
+
+# %% [markdown]
+# The reverse step of `Ancestral` adds noise that later steps have to take away again; with few
+# steps some of it stays. The others follow a smooth path, and the ones of second order follow it
+# with larger steps.
+#
+# ## Guidance
+#
+# A model that knows both $\hat x_0(z_t, \text{label})$ and $\hat x_0(z_t)$ can be pushed along their
+# difference,
+#
+# $$ \hat x_0(z_t) + w \, \big( \hat x_0(z_t, \text{label}) - \hat x_0(z_t) \big), $$
+#
+# where $w = 1$ is the model as it is, $w = 0$ ignores the label, and $w > 1$ exaggerates what is
+# typical of it. Images get clearer and more alike: the mean distance between two images of the same
+# digit falls.
+
+
+# %%
+def spread(images):
+    """The mean distance of two images of the same digit."""
+    x = np.asarray(images, float).reshape(10, 10, -1)  # [image, digit, pixels]
+    return np.mean(np.linalg.norm(x[:, None] - x[None], axis=-1)[~np.eye(10, dtype=bool)])
+
+
+guided = {
+    w: model.sample(100, md4jax.DPMSolver(num_steps=20), guidance=w) for w in (0.0, 1.0, 2.0, 4.0)
+}
+for w, images in guided.items():
+    print(
+        f"w = {w:g}: read right {np.mean(read(images) == digits):4.0%}, spread {spread(images):.1f}"
+    )
+
+# %%
+model.draw({f"w = {w:g}": images[:50] for w, images in guided.items()}, columns=10, min_tile=40)
+
+# %% [markdown]
+# One digit only, with guidance 2:
+
+# %%
+model.draw(model.sample(20, md4jax.DPMSolver(num_steps=20), label=8, guidance=2.0), columns=10)
+
+# %% [markdown]
+# ## A film strip
+#
+# Above $z_t$ on its way from noise to a sample, below the $x_0$ predicted from it. The prediction is
+# a blurred mean of all that $z_t$ may become; it sharpens as the noise goes.
+
+# %%
+model.film(9, 3, md4jax.DDIM(num_steps=50), kinds=["film"])
+
+# %% [markdown]
+# ## More
+#
+# `config.sampler.name` on the command line is one of `ancestral`, `ddim`, `heun` and `dpm_solver`;
+# `python main.py --describe=sampler` lists their options. A model in continuous time with a learned
+# schedule is `md4jax.VDM`. And with 4 or 5 calls a model can be *trained* to do better:
+# `5_few_steps`.
