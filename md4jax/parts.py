@@ -144,7 +144,8 @@ def experiment(parts: Parts) -> tuple[Experiment, dict[str, Any]]:
             made[name] = part
     for name in small.SIZES.keys() - {"network"}:
         made[name] = small.component(name, made[name])
-    made["network_options"] = small.network(made["network_class"], made["network_options"])
+    network = small.network(made["network_class"], made["network_options"])
+    made["network_class"], made["network_options"] = network
     return config_lib.fitting(Experiment(**made)), _config(made)
 
 

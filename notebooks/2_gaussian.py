@@ -81,7 +81,7 @@ model = md4jax.build(
     train=dict(num_steps=900, batch_size=64, label_dropout=0.15),
 )  # fmt: skip
 
-zero, keys = model.examples(1), jax.random.split(jax.random.key(0), 1)
+zero, keys = jnp.asarray(model.examples(1)), jax.random.split(jax.random.key(0), 1)
 times = jnp.linspace(0.1, 0.9, 9)
 views = {
     name: process.bind(model.data.spec).forward_views(keys, zero, times)[0][0]

@@ -317,9 +317,11 @@ def test_small(monkeypatch):
     """One variable makes what is built small, and each work a few steps."""
     monkeypatch.setenv("MD4JAX_SMALL", "1")
     model = untrained()
-    assert model.config["network"]["feature_dim"] == 8 and model.config["train"]["batch_size"] == 8
-    assert model.config["train"]["seed"] == 1
+    assert model.config["network"]["name"] == "mlp" and model.config["network"]["feature_dim"] == 8
+    assert model.config["train"]["batch_size"] == 8 and model.config["train"]["seed"] == 1
     assert len(model.fit(1000)) == 3
+    with pytest.raises(md4jax.UserError, match="network.dit_layer = 2: UViT has no such field"):
+        built(network=functools.partial(md4jax.UViT, dit_layer=2))
     generator = model._generator(50, None, {})
     assert generator.num_steps == 3 and generator.step.num_samples == 50
 
