@@ -65,7 +65,7 @@ def build(
     parts = parts_lib.changed(parts, changes or {})
     for section, given in sections.items():
         parts[section] = parts_lib.merged(section, parts.get(section), given)
-    if parts.get("sampler") == DEFAULTS["sampler"]:
+    if config is None and isinstance(parts["sampler"], Mapping):
         parts["sampler"] = {"num_steps": _default_steps(parts.get("process"))} | parts["sampler"]
     experiment, config = parts_lib.experiment(parts)
     return Diffusion(put_together(experiment, config))

@@ -108,6 +108,11 @@ def test_objects_dicts_and_changes():
     changed = md4jax.build(by_objects.config, {"train.seed": 3}, train=dict(batch_size=32))
     expected = by_objects.config["train"] | {"seed": 3, "batch_size": 32}
     assert changed.config == by_objects.config | {"train": expected}
+    chain = md4jax.Masked(num_timesteps=4)
+    sampler = md4jax.build(
+        process=chain, network=UVIT, data=md4jax.Digits(), sampler=dict(batch_size=2)
+    ).config["sampler"]
+    assert (sampler["num_steps"], sampler["batch_size"]) == (4, 2)  # As many as the process has.
     assert "Masked + UViT" in repr(changed) and "1,500 examples of shape (8, 8, 1)" in repr(changed)
 
 
