@@ -15,12 +15,12 @@ from md4jax.networks import NETWORKS
 from md4jax.options import check_options, options_of
 
 SIZES: dict[str, dict[str, Any]] = {
-    "process": {"num_timesteps": 4},
+    "process": {"num_timesteps": 4, "exact_terms": 2},
     "network": {
         "feature_dim": 8, "num_layers": 1, "num_heads": 2, "norm_groups": 4,
     },
     "train": {"batch_size": 8},
-    "sampler": {"num_steps": 3, "batch_size": 8},
+    "sampler": {"num_steps": 3},
     "eval": {"batch_size": 8, "time_points": 2, "num_examples": 8},
 }  # fmt: skip
 STEPS = 3  # Of training.
@@ -38,13 +38,12 @@ def steps(count: int) -> int:
 
 
 def component(section: str, of: Any) -> Any:
-    """A component as it is, or a small one; a process in continuous time stays in it."""
+    """A component as it is, or a small one; what a process is without stays so."""
     if not is_asked_for():
         return of
     sizes = {k: v for k, v in SIZES[section].items() if k in options_of(type(of))}
-    if getattr(of, "num_timesteps", 0) is None:
-        del sizes["num_timesteps"]
-    return dataclasses.replace(of, **sizes)
+    without = [name for name in SIZES["process"] if getattr(of, name, 0) is None]
+    return dataclasses.replace(of, **{k: v for k, v in sizes.items() if k not in without})
 
 
 def network(cls: type, options: dict[str, Any]) -> tuple[type, dict[str, Any]]:
