@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float, UInt8
 from matplotlib.figure import Figure
-from PIL import Image
 
 from md4jax.samplers.generate import Film, draw_film
 from md4jax.visualize_charts import INK, SAMPLES
@@ -26,16 +25,12 @@ Picture = UInt8[np.ndarray, "height width 3"]
 
 
 class Drawing(Figure):
-    """A figure that notebooks show by themselves, also where pyplot was never imported.
-
-    In 256 colours, which are enough for it, at a third of the size.
-    """
+    """A figure that notebooks show by themselves, also where pyplot was never imported."""
 
     def _repr_png_(self) -> bytes:
-        buffer, small = io.BytesIO(), io.BytesIO()
+        buffer = io.BytesIO()
         self.savefig(buffer, format="png", dpi=DPI)
-        Image.open(buffer).convert("RGB").quantize(256).save(small, format="png", optimize=True)
-        return small.getvalue()
+        return buffer.getvalue()
 
 
 class Texts(list):

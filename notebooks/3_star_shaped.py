@@ -373,11 +373,11 @@ axes[0].set(ylabel="its half length")
 plt.show()
 
 # %%
-matrices.film(6, 300, batch_size=300)
+matrices.film(6, 300, batch_size=300, kinds=["film"])
 
 # %% [markdown]
-# *A panel draws forty ellipses, coloured by direction. All of them are ellipses at every step, of
-# the way forth and the way back.*
+# *The tail above what is predicted from it; a panel draws forty of the ellipses, coloured by
+# direction. There are ellipses and nothing else at every step.*
 #
 # ## Where to go from here
 #

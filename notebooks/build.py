@@ -9,6 +9,8 @@ versions, no ids that change.
 
 from __future__ import annotations
 
+import base64
+import io
 import pathlib
 import sys
 
@@ -44,11 +46,22 @@ def execute(source: pathlib.Path) -> pathlib.Path:
     return target
 
 
+def in_few_colours(picture):
+    """A PNG in base64 with 256 colours, which are enough for charts, at less than half the size."""
+    from PIL import Image
+
+    found = io.BytesIO()
+    image = Image.open(io.BytesIO(base64.b64decode(picture)))
+    image.convert("RGB").quantize(256).save(found, format="png", optimize=True)
+    return base64.b64encode(found.getvalue()).decode()
+
+
 def kept(output):
     """An output as it is kept: of a picture not also its text; None of a line taken away again."""
     data = output.get("data", {})
     if "image/png" in data:
         data.pop("text/plain", None)
+        data["image/png"] = in_few_colours(data["image/png"])
     output.pop("transient", None)
     return None if data == {"text/plain": ""} else output
 
