@@ -257,22 +257,33 @@ class Diffusion:
         return self._generators[step]
 
     def draw(
-        self, samples: Shaped[np.ndarray, "n *s"] | Mapping[str, np.ndarray], **grid: int
+        self,
+        samples: Shaped[np.ndarray, "n *s"] | Mapping[str, np.ndarray],
+        titles: Sequence[str] | None = None,
+        **grid: int,
     ) -> Drawing | Texts:
         """Samples, or examples, as people look at them: a figure, or texts that print well.
 
         Args:
           samples: `[n, *shape]`; or several of these by title, shown beside each other.
+          titles: of the columns; then each of several batches of images is one row, with its title
+            before it.
           **grid: of images: `columns`, and `min_tile`, the least pixels of a side.
         """
         from md4jax import figures
         from md4jax.samplers.generate import draw_samples
 
         shown = samples if isinstance(samples, Mapping) else {"": samples}
-        drawn = {k: draw_samples(self.parts, np.asarray(x), **grid) for k, x in shown.items()}
+        shown = {title: np.asarray(x) for title, x in shown.items()}
+        if titles is not None:
+            picture = draw_samples(
+                self.parts, np.concatenate(list(shown.values())), columns=len(titles), **grid
+            )
+            return figures.strips({"": (picture, titles, list(shown))})
+        drawn = {title: draw_samples(self.parts, x, **grid) for title, x in shown.items()}
         if any(isinstance(x, list) for x in drawn.values()):
-            titles = [f"{k} {i}".strip() for k, x in drawn.items() for i in range(1, len(x) + 1)]
-            return figures.Texts([text for x in drawn.values() for text in x], titles)
+            names = [f"{k} {i}".strip() for k, x in drawn.items() for i in range(1, len(x) + 1)]
+            return figures.Texts([text for x in drawn.values() for text in x], names)
         return figures.pictures(drawn)
 
     def film(

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 DPI = 100
 WIDEST = 1100  # Pixels: what does not fit beside each other goes below.
-TITLE, GAP = 26, 14  # Pixels.
+TITLE, GAP, CHARACTER = 26, 14, 7  # Pixels.
 COLOURS = (SAMPLES, "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 
 Picture = UInt8[np.ndarray, "height width 3"]
@@ -66,15 +66,18 @@ def pictures(shown: Mapping[str, Picture]) -> Drawing:
     return page.figure
 
 
-def strips(shown: Mapping[str, tuple[Picture, list[str], list[str]]]) -> Drawing:
+def strips(shown: Mapping[str, tuple[Picture, Sequence[str], Sequence[str]]]) -> Drawing:
     """Film strips below each other: of each the picture, and the names of its columns and rows."""
-    left, head = 46, 2 * TITLE
+    names = [name for *_, rows in shown.values() for name in rows]
+    left = 14 + max(CHARACTER * len(name.replace("\\hat", "").strip("${}")) for name in names)
+    heads = {title: TITLE + _above(title) for title in shown}
+    heights = [picture.shape[0] + heads[title] for title, (picture, *_) in shown.items()]
     width = left + max(picture.shape[1] for picture, *_ in shown.values())
-    page = _Page(width, sum(picture.shape[0] + head + GAP for picture, *_ in shown.values()) - GAP)
+    page = _Page(width, sum(heights) + GAP * (len(shown) - 1))
     top = 0
     for title, (picture, columns, rows) in shown.items():
         height, wide, _ = picture.shape
-        axes = page.picture(left, top + head, picture)
+        axes = page.picture(left, top + heads[title], picture)
         axes.set_title(title, fontsize=11, loc="left", pad=TITLE - 4)
         axes.set_axis_on()
         axes.xaxis.tick_top()
@@ -83,7 +86,7 @@ def strips(shown: Mapping[str, tuple[Picture, list[str], list[str]]]) -> Drawing
         axes.set_yticks(middles(height, len(rows)), rows)
         axes.tick_params(length=0, labelsize=9, pad=3)
         axes.spines[:].set_visible(False)
-        top += height + head + GAP
+        top += height + heads[title] + GAP
     return page.figure
 
 
@@ -152,9 +155,10 @@ def draw_losses(
         size = max(1, min(window or len(values) // 20, len(values)))
         mean = np.convolve(values, np.full(size, 1 / size), mode="valid")
         axes.plot(np.arange(1, len(values) + 1), values, color=colour, alpha=0.25, lw=0.8)
-        axes.plot(np.arange(size, len(values) + 1), mean, color=colour, label=name)
-    smooth = np.concatenate([np.asarray(v)[len(v) // 20 :] for v in curves.values()])
-    low, high = np.quantile(smooth, (0.0, 0.995))
+        axes.plot(np.arange(len(mean)) + (size + 1) / 2, mean, color=colour, label=name)
+    # The first steps, whose loss is many times as large, would leave no room for the others.
+    later = np.concatenate([np.asarray(v)[len(v) // 5 :] for v in curves.values()])
+    low, high = np.quantile(later, (0.0, 0.998))
     axes.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low) + 1e-9)
     axes.set(xlabel="step", ylabel="training loss")
     axes.spines[["top", "right"]].set_visible(False)

@@ -88,15 +88,15 @@ letters.spec
 # ## Process
 #
 # The dots disappear: at time $t$ each of the $x$ dots of a block is still there with probability
-# $\alpha(t) = 1 - t^2$, so
+# $\alpha(t)$, so
 #
-# $$ z_t \sim \mathrm{Binomial}(x, \alpha(t)), \qquad z_0 = x, \qquad z_1 = 0. \tag{1} $$
+# $$ \alpha(t) = (1 - t^2)^3, \qquad z_t \sim \mathrm{Binomial}(x, \alpha(t)), \qquad z_0 = x, \qquad z_1 = 0. \tag{1} $$
 #
 # Seen backwards, dots appear. Of the $x - z_t$ dots that are missing at $t$, each is one that
 # disappeared between $s$ and $t$ with probability $(\alpha(s) - \alpha(t)) / (1 - \alpha(t))$:
 # if we knew $x$, dots would appear at the rate
 #
-# $$ w(t) \, (x - z_t), \qquad w = \frac{-\alpha'}{1 - \alpha} = \frac 2 t . \tag{2} $$
+# $$ w(t) \, (x - z_t), \qquad w = \frac{-\alpha'}{1 - \alpha} . \tag{2} $$
 #
 # We don't, so the network guesses how many are missing, $\lambda_\theta(z_t, t)$, and dots appear at
 # the rate $w \lambda_\theta$. The divergence of two such jump processes gives the bound,
@@ -117,7 +117,7 @@ letters.spec
 class Thinning(Defaults):
     """Counts whose units disappear one by one."""
 
-    power: float = option("alpha(t) = 1 - t^power.", 2.0, at_least=2)
+    power: float = option("alpha(t) = (1 - t^2)^power.", 3.0, at_least=1)
     most: int = 0  # The largest count there may be, from the data.
 
     def bind(self, data):
@@ -132,6 +132,14 @@ class Thinning(Defaults):
     def time(self, uniform):
         return jnp.maximum(uniform, 1e-4)  # w(0) is infinite.
 
+    def gone(self, t):
+        """1 - alpha(t); the difference itself would lose its digits near t = 0."""
+        return -jnp.expm1(self.power * jnp.log1p(-(t**2)))
+
+    def rate(self, t):
+        """w(t)."""
+        return 2 * self.power * t * (1 - t**2) ** (self.power - 1) / self.gone(t)
+
     def over(self, t, z_t):
         """`[b]` as `[b, 1, ..., 1]`."""
         return t.reshape(-1, *[1] * (z_t.ndim - 1))
@@ -144,7 +152,7 @@ class Thinning(Defaults):
     def forward_sample(self, keys, x0, t):
         there = jnp.arange(self.most) < x0[..., None]
         coins = jax.vmap(lambda key: jax.random.uniform(key, there.shape[1:]))(keys)
-        stays = coins < self.over(1 - t**self.power, there)
+        stays = coins >= self.over(self.gone(t), there)
         return jnp.sum(there & stays, axis=-1)
 
     # 3. What the network's output says: how many dots are missing, at most all that fit in.
@@ -155,13 +163,13 @@ class Thinning(Defaults):
     def bound_terms(self, keys, prediction, x0, z_t, t):
         r = jnp.float32(x0 - z_t)
         terms = xlogy(r, r) - r * jnp.log(prediction) - r + prediction
-        return {"diffusion": self.power / t * jnp.sum(terms, axis=tuple(range(1, r.ndim)))}
+        return {"diffusion": self.rate(t) * jnp.sum(terms, axis=tuple(range(1, r.ndim)))}
 
     loss_terms = bound_terms
 
     # 5. A step from t down to s, equation (2).
     def reverse_sample(self, keys, z_t, prediction, t, s):
-        new = prediction * self.over(1 - (s / t) ** self.power, z_t)
+        new = prediction * self.over(1 - self.gone(s) / self.gone(t), z_t)
         new = jax.vmap(jax.random.poisson)(keys, new)
         return jnp.minimum(z_t + new, self.most)
 
@@ -190,8 +198,7 @@ one_block = Thinning().bind(md4jax.DataSpec(shape=(1,), vocab_size=5))
 
 
 def exact(z_t, t):
-    alpha = 1 - t[:, None, None] ** 2
-    z = z_t[..., None]
+    z, alpha = z_t[..., None], 1 - one_block.gone(t)[:, None, None]
     likelihood = jax.scipy.stats.binom.pmf(z, counts, alpha)
     posterior = p * likelihood / jnp.sum(p * likelihood, axis=-1, keepdims=True)
     return jnp.sum(posterior * (counts - z), axis=-1) + 1e-6
@@ -235,18 +242,21 @@ class ConvNet(md4jax.Network, kw_only=True):
     @nn.compact
     def __call__(self, z_t, t, label=None, train=False):
         waves = t[:, None] * jnp.pi * 2.0 ** jnp.arange(6)
-        condition = nn.Dense(self.width)(jnp.concatenate([jnp.sin(waves), jnp.cos(waves)], -1))
-        condition += nn.Embed(self.spec.num_classes, self.width)(label)
+        told = nn.Embed(self.spec.num_classes, 64, embedding_init=nn.initializers.normal(1.0))(
+            label
+        )
+        told = nn.Dense(128)(jnp.concatenate([told, jnp.sin(waves), jnp.cos(waves)], axis=-1))
 
         x = 2 * z_t / (self.spec.vocab_size - 1) - 1
         first = nn.Conv(self.width // 2, (3, 3))(x)
         x = nn.Conv(self.width, (2, 2), strides=2)(nn.swish(first))
         for _ in range(self.depth):
-            h = nn.LayerNorm()(x) + condition[:, None, None]
+            scale, shift = jnp.split(nn.Dense(2 * self.width)(nn.swish(told))[:, None, None], 2, -1)
+            h = nn.LayerNorm()(x) * (1 + scale) + shift
             h = nn.Conv(self.width, (3, 3))(nn.swish(h))
             x = x + nn.Conv(self.width, (3, 3))(nn.swish(h))
         x = nn.ConvTranspose(self.width // 2, (2, 2), strides=(2, 2))(nn.swish(x))
-        x = nn.swish(nn.Dense(self.width)(jnp.concatenate([x, first], -1)))
+        x = nn.swish(nn.Dense(self.width)(jnp.concatenate([x, first], axis=-1)))
         x = nn.Dense(np.prod(self.spec.output_shape[2:]), kernel_init=nn.initializers.zeros)(x)
         return x.reshape(len(z_t), *self.spec.output_shape)
 
@@ -317,7 +327,7 @@ model.film(9, 4, kinds=["film"])
 # ```sh
 # python main.py --config=configs/own/images.py --workdir=/tmp/letters \
 #     --config.data.name=image_npz --config.data.path=letters.npz --config.data.levels=17 \
-#     --config.process.name=thinning --config.process.power=3 --config.network.name=conv_net
+#     --config.process.name=thinning --config.process.power=2 --config.network.name=conv_net
 # ```
 #
 # From there on: many devices, checkpoints that resume bit for bit, metrics. Until then, one thing
