@@ -11,7 +11,7 @@ from jaxtyping import Float, UInt8
 from matplotlib.figure import Figure
 
 from md4jax.samplers.generate import Film, draw_film
-from md4jax.visualize_charts import INK, SAMPLES
+from md4jax.visualize_charts import SAMPLES
 
 if TYPE_CHECKING:
     from md4jax.model import Model
@@ -105,14 +105,12 @@ def films(model: Model, shown: Mapping[str, Film]) -> Drawing | Texts:
             for title in row
         ]
         return Texts([text for texts in drawn.values() for text in texts], titles)
-    second = {"film": "$\\hat{x}_0$", "forward": "tail"}
+    # Of a star one of its variables is shown above the tail, which is z_t.
+    below = {"film": ["$z_t$", "$\\hat{x}_0$"], "forward": ["$x_t$", "tail"]}
+    rows = {kind: below[kind] if len(film.rows) > 1 else ["$z_t$"] for kind, film in shown.items()}
     return strips({
-        names[name]: (
-            drawn[name],
-            film.titles[0],
-            ["$z_t$", second[name]][: len(film.rows)] * len(film.rows[0]),
-        )
-        for name, film in shown.items()
+        names[kind]: (drawn[kind], film.titles[0], rows[kind] * len(film.rows[0]))
+        for kind, film in shown.items()
     })  # fmt: skip
 
 
@@ -140,30 +138,40 @@ def _above(title: str) -> int:
 def draw_losses(
     losses: Float[np.ndarray, "steps"] | Mapping[str, Float[np.ndarray, "steps"]],
     window: int | None = None,
+    panels: bool = False,
 ) -> Drawing:
     """The loss of each step, faint, and its running mean.
 
     Args:
       losses: what `fit` returned, or several of these by name.
       window: steps of the running mean; about a twentieth of them if not given.
+      panels: each in a panel of its own, for losses that do not compare.
     """
     curves = losses if isinstance(losses, Mapping) else {"": losses}
-    figure = Drawing(figsize=(7, 3.5), dpi=DPI, layout="constrained")
-    axes = figure.subplots()
-    for (name, values), colour in zip(curves.items(), COLOURS * len(curves)):
+    count = len(curves) if panels else 1
+    width = 3.4 * count if panels else 7
+    figure = Drawing(figsize=(width, 3.2), dpi=DPI, layout="constrained")
+    every = figure.subplots(1, count, squeeze=False)[0]
+    for i, ((name, values), colour) in enumerate(zip(curves.items(), COLOURS * len(curves))):
+        axes = every[i * panels]
         values = np.asarray(values, np.float64)
         size = max(1, min(window or len(values) // 20, len(values)))
         mean = np.convolve(values, np.full(size, 1 / size), mode="valid")
         axes.plot(np.arange(1, len(values) + 1), values, color=colour, alpha=0.25, lw=0.8)
         axes.plot(np.arange(len(mean)) + (size + 1) / 2, mean, color=colour, label=name)
-    # The first steps, whose loss is many times as large, would leave no room for the others.
-    later = np.concatenate([np.asarray(v)[len(v) // 5 :] for v in curves.values()])
-    low, high = np.quantile(later, (0.0, 0.998))
-    axes.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low) + 1e-9)
-    axes.set(xlabel="step", ylabel="training loss")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(alpha=0.3)
-    axes.tick_params(colors=INK)
-    if any(curves):
-        axes.legend(frameon=False)
+    for axes in every:
+        axes.set(xlabel="step", title=axes.lines[1].get_label() if panels else "")
+        axes.set_ylim(*_later([line.get_ydata() for line in axes.lines[::2]]))
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.3)
+    every[0].set_ylabel("training loss")
+    if any(curves) and not panels:
+        every[0].legend(frameon=False)
     return figure
+
+
+def _later(curves: Sequence[Float[np.ndarray, "steps"]]) -> tuple[float, float]:
+    """Ends of an axis without the first steps, whose loss may be many times as large."""
+    low, high = np.quantile(np.concatenate([x[len(x) // 5 :] for x in curves]), (0.0, 0.998))
+    room = 0.05 * (high - low) + 1e-9
+    return low - room, high + room

@@ -122,7 +122,8 @@ models["Gaussian"].film(9, 3, kinds=["forward"])
 #    \mathrm{Beta}\big(1 + \nu_s x_0, \, 1 + \nu_s (1 - x_0)\big) $$
 #
 # which is what the network sees: $z_t = G_t$. Noise need not be Gaussian that way; it can live
-# wherever the data do. Above a single $x_t$, below the tail, drawn as the mean it stands for.
+# wherever the data do. Above a single $x_t$, below the tail, drawn as the mean of the $x_s$ that are
+# in it. (By eye little can be seen in it; the network is given the numbers.)
 
 # %%
 models["star-shaped"].film(9, 3, kinds=["forward"])
@@ -172,14 +173,17 @@ for name, model in models.items():
 #
 # $$ -\log p(x_0) \;\le\; \mathbb E_{t, \, z_t} \big[ \texttt{bound\_terms} \big]. $$
 #
-# (For the Gaussian process it is reweighted, as everybody does since DDPM, so its numbers below are
-# not bits; the other two are trained on the bound itself.)
+# (For the Gaussian process it is reweighted, as everybody does since DDPM, and for the star-shaped
+# one divided by $T$; so these numbers do not compare.)
 
 # %%
-losses = {name: model.fit() for name, model in models.items()}
+losses = {}
+for name, model in models.items():
+    print(name)
+    losses[name] = model.fit()
 
 # %%
-md4jax.draw_losses(losses)
+md4jax.draw_losses(losses, panels=True)
 
 # %% [markdown]
 # ## One number for all

@@ -205,6 +205,9 @@ def test_what_is_drawn_of_images(model):
     assert figure._repr_png_()[:4] == b"\x89PNG"
     both = model.draw({"left": images, "right": images[:4]}, columns=2)
     assert [axes.get_title() for axes in both.axes] == ["left", "right"]
+    table = model.draw({"left": images[:3], "right": images[3:]}, titles=["a", "b", "c"])
+    assert [label.get_text() for label in table.axes[0].get_xticklabels()] == ["a", "b", "c"]
+    assert [label.get_text() for label in table.axes[0].get_yticklabels()] == ["left", "right"]
     film = model.film(frames=3, num_samples=2)
     columns = [[label.get_text() for label in axes.get_xticklabels()] for axes in film.axes]
     assert columns[0][0] == "t = 1.00" and columns[0][-1] == "sample" and columns[1][0] == "data"
@@ -238,6 +241,9 @@ def test_losses_are_drawn():
     np.testing.assert_allclose(means[0], [losses[i : i + 10].mean() for i in range(91)])
     np.testing.assert_allclose(means[1], means[0] + 1)
     assert len(md4jax.draw_losses(losses[:1]).axes[0].lines) == 2
+    apart = md4jax.draw_losses({"a": losses, "b": 100 * losses}, panels=True).axes
+    assert [axes.get_title() for axes in apart] == ["a", "b"]
+    assert apart[0].get_ylim()[1] < 3.2 < 100 < apart[1].get_ylim()[0]
 
 
 def untrained(first_bad_step=-1):
