@@ -7,8 +7,8 @@ Command:   python main.py --config=configs/digits/beta.py --workdir=/tmp/md4jax/
                --workdir=/tmp/md4jax/mmd_beta
 Network:   1,739,473 parameters, of the trained model
 Batch:     64 images and as many samples
-Hardware:  2 CPU cores
-Expected:  not run to an end
+Hardware:  2 CPU cores, about 5 minutes
+Expected:  KID of the classifier's features with 5 calls from 0.893 to 0.308; docs/results.md
 """
 
 import ml_collections
