@@ -134,11 +134,14 @@ class Diffusion:
 
     # Training.
 
-    def fit(self, num_steps: int | None = None) -> Float[np.ndarray, "steps"]:
+    def fit(
+        self, num_steps: int | None = None, name: str = "training"
+    ) -> Float[np.ndarray, "steps"]:
         """Trains, going on where it was; an interrupt (Ctrl-C, ■) stops it after a step.
 
         Args:
           num_steps: so many more; None is up to `train.num_steps`, as `main.py` does.
+          name: of the progress bar.
 
         Returns:
           The loss of each step.
@@ -155,7 +158,7 @@ class Diffusion:
         if self._train_step is None:
             self._train_step = self.parts.compile_step(self.state)
         first, before, means = self.step, float(self.state.metric_sums["loss"]), []
-        bar, note = Bar("training", num_steps), lambda: f"loss {float(means[-1]):.3f}"
+        bar, note = Bar(name, num_steps), lambda: f"loss {float(means[-1]):.4g}"
         with (
             StopSignal() as stop,
             TrainBatches(
@@ -174,7 +177,7 @@ class Diffusion:
         losses = _each(
             np.asarray(jax.device_get(means), np.float64), first, train.log_every, before
         )
-        bar.end(len(losses), f"loss {np.mean(losses[-50:]):.3f}" if len(losses) else "")
+        bar.end(len(losses), f"loss {np.mean(losses[-50:]):.4g}" if len(losses) else "")
         self.seconds += time.monotonic() - began
         self._check_finite()
         return losses

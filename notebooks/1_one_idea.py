@@ -177,10 +177,7 @@ for name, model in models.items():
 # one divided by $T$; so these numbers do not compare.)
 
 # %%
-losses = {}
-for name, model in models.items():
-    print(name)
-    losses[name] = model.fit()
+losses = {name: model.fit(name=f"{name:11}") for name, model in models.items()}
 
 # %%
 md4jax.draw_losses(losses, panels=True)
