@@ -133,11 +133,11 @@ models["star-shaped"].film(9, 3, kinds=["forward"])
 #
 # To the rest of the code a process is five functions:
 #
-# | | | |
+# | function | gives | |
 # | --- | --- | --- |
 # | `prior_sample(keys, shape)` | $z_1$ | where sampling begins |
 # | `forward_sample(keys, x0, t)` | $z_t \sim q(z_t \mid x_0)$ | what training shows the network |
-# | `predict(output, z_t, t)` | what the network says of $x_0$ | logits, noise, a mean: the process knows |
+# | `predict(output, z_t, t)` | what the network says of $x_0$ | logits, noise or a mean: each process reads its output its own way |
 # | `bound_terms(keys, prediction, x0, z_t, t)` | nats | what a wrong guess costs; `loss_terms` is what training minimises |
 # | `reverse_sample(keys, z_t, prediction, t, s)` | $z_s$, for $s < t$ | a step of sampling |
 #
@@ -191,11 +191,12 @@ md4jax.draw_losses(losses, panels=True)
 
 # %%
 counted = entropies(models["masked"].data)["cross_entropy"]
-print(f"{'any level':12} {np.log2(17):.3f} bits/dim")
-print(f"{'counts':12} {counted:.3f} bits/dim")
+print(f"{'model':12} bits/dim")
+print(f"{'none':12} {np.log2(17):.3f}")
+print(f"{'counts':12} {counted:.3f}")
 for name, model in models.items():
     bound = model.bound("test")
-    print(f"{name:12} {bound.bits_per_dim:.3f} ± {bound.standard_error:.3f} bits/dim")
+    print(f"{name:12} {bound.bits_per_dim:.3f} ± {bound.standard_error:.3f}")
 
 # %% [markdown]
 # ## Samples

@@ -324,8 +324,9 @@ model.film(9, 4, kinds=["film"])
 #
 # ```sh
 # python main.py --config=configs/own/images.py --workdir=/tmp/letters \
+#     --config.process.name=thinning --config.process.power=2 --config.network.name=conv_net \
 #     --config.data.name=image_npz --config.data.path=letters.npz --config.data.levels=17 \
-#     --config.process.name=thinning --config.process.power=2 --config.network.name=conv_net
+#     --config.data.labels=True --config.train.random_flip=False --config.sampler.name=ancestral
 # ```
 #
 # From there on: many devices, checkpoints that resume bit for bit, metrics. Until then, one thing
