@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Integer
 
 from md4jax.data.text import UNKNOWN
 from md4jax.options import UserError
@@ -19,7 +19,7 @@ from md4jax.options import UserError
 if TYPE_CHECKING:
     from md4jax.data.base import Dataset
 
-Known = tuple[Int[np.ndarray, "n *s"], Bool[np.ndarray, "n *s"]]  # Tokens, and which are known.
+Known = tuple[Integer[np.ndarray, "n *s"], Bool[np.ndarray, "n *s"]]  # Tokens, and which are known.
 
 
 def load(path: str, dataset: Dataset) -> Known:

@@ -72,7 +72,7 @@ def test_an_image_with_a_hole(tmp_path):
 
 def test_arrays(tmp_path):
     tokens = np.arange(16).reshape(2, 8)
-    np.savez(tmp_path / "a.npz", tokens=tokens, known=tokens % 2 == 0)
+    np.savez(tmp_path / "a.npz", tokens=tokens.astype(np.uint8), known=tokens % 2 == 0)
     found, known = load(str(tmp_path / "a.npz"), TEXT)
     np.testing.assert_array_equal(found[known], tokens[tokens % 2 == 0])
 
