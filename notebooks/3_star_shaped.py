@@ -319,6 +319,10 @@ shares.fit()
 drawn = shares.sample(10_000)
 shares.draw(drawn)
 
+# %% [markdown]
+# Between the three heaps there is a faint bridge of samples, where there should be none; the longer
+# one trains, the fainter it becomes.
+
 # %%
 judge(shares, drawn)
 
@@ -339,9 +343,8 @@ shares.film(6, 1_000, batch_size=1_000)
 # over $n_t$ (`loss="rescaled"`, as published): otherwise the clearest views, with the largest
 # $n$, count so much that the others are learned slowly.
 
+
 # %%
-
-
 def ellipses(count, seed):
     """Positive definite matrices `[count, 2, 2]`: variance `along` in a direction, `across` it."""
     rng = np.random.default_rng(seed)
@@ -383,7 +386,8 @@ plt.show()
 judge(matrices, tensors)
 
 # %% [markdown]
-# It does. After a minute of training the samples are a little too regular, with some strays.
+# It does, almost too well: samples keep to the rule more closely than the data, which is what the
+# recall notices. That would become better with more than a minute of training.
 
 # %%
 matrices.film(6, 300, batch_size=300, kinds=["film"])
