@@ -23,7 +23,6 @@ RUN = {
     "train": ("parameters on 1 data x 1 fsdp x 1 tensor", "done: 4 steps", "results: {}"),
     "evaluate": ("checkpoint of step 4", "bits/", "results: {}"),
     "sample": ("results: 4 samples in {}",),
-    "finetune": ("done: 4 steps", "results: {}"),
 }
 # These do all that they do, which is to show something.
 SHOW = r"python main.py --describe|python prepare_data.py (--list|--config|.*--describe)"
@@ -42,6 +41,7 @@ NOT_RUN = {
     r"pip (download|wheel)|rsync": "needs a network, and another machine",
     r"srun|gcloud": "needs a cluster; what it starts is checked",
     r"python -m pytest": "runs these tests",
+    r"jupyter|.*MD4JAX_SMALL=1|python notebooks/": "tests/test_notebooks.py runs them small",
     r"python -c": "shows which devices there are",
 }
 # Flags in the documents that are of other programs.

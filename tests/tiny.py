@@ -34,7 +34,7 @@ CONFIGS = [path for path in FILES if path not in CLASSIFIERS]
 
 # Sizes only: which components there are, and of what kind, stays as it is.
 SMALL = {
-    "process": {"num_timesteps": 4},
+    "process": {"num_timesteps": 4, "exact_terms": 2},
     "network": {
         "feature_dim": 8, "num_layers": 1, "num_heads": 2, "norm_groups": 4,
         "dit_layers": 1, "dit_heads": 2, "dit_hidden": 8,
