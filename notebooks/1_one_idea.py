@@ -229,6 +229,7 @@ models["star-shaped"].film(9, 3, kinds=["film"])
 #
 # * `2_gaussian`: schedules, samplers that need few calls, guidance.
 # * `3_star_shaped`: data on spheres, simplices and matrices.
+# * `4_masked_text`: text.
 # * `5_few_steps`: finetuning a model to a few network calls.
 # * `6_your_own`: the five functions of a process that you write yourself.
 #

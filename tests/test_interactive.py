@@ -225,6 +225,7 @@ def test_what_is_drawn_of_texts_and_points():
     assert texts[0] == first and "── data 1 ─" in repr(texts) and first in repr(texts)
     film = model.film(frames=2, num_samples=1, num_steps=2)
     assert [title.split(": ")[1] for title in film.titles[:2]] == ["t = 1.00", "sample"]
+    assert film[0].split() == ["5"] * 4 and "5" not in film[1]  # Five tokens, and MASK.
 
     points = md4jax.dataset(rng.normal(size=(64, 2)), domain="real")
     process = md4jax.Gaussian(num_timesteps=4)

@@ -121,8 +121,8 @@ class Masking(Defaults):
         return jnp.where((z_t == self.mask_id) & unmask, tokens, z_t)
 
     def view(self, z_t: Tokens, t: Time) -> Tokens:
-        """MASK is shown as the middle of the values."""
-        return jnp.where(z_t == self.mask_id, self.vocab_size // 2, z_t)
+        """z_t itself: MASK is beyond the vocabulary, and drawn as such."""
+        return z_t
 
     def view_prediction(self, z_t: Tokens, prediction: Logits) -> Tokens:
         """The likeliest tokens where MASK is."""

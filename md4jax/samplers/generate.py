@@ -305,7 +305,9 @@ def draw_film(model: Model, film: Film) -> np.ndarray | list[str]:
         return draw_samples(model, flat)
     from md4jax.visualize import image_grid
 
-    return image_grid(flat, model.spec.vocab_size, columns=rows.shape[2])
+    # MASK is beyond the levels, and grey; in texts it is █.
+    levels = model.spec.vocab_size
+    return image_grid(np.where(flat < levels, flat, levels // 2), levels, columns=rows.shape[2])
 
 
 def _reference(model: Model, count: int = REFERENCE_EXAMPLES) -> Shaped[np.ndarray, "n *s"]:
