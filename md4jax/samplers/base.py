@@ -91,6 +91,10 @@ class Ancestral:
         """What is handed from step to step beside z, before the first."""
         return ()
 
+    def spared_calls(self, process: Process) -> int:
+        """Network calls that steps of the grid do without though they could make them."""
+        return 0
+
     def __call__(
         self,
         process: Process,
@@ -200,7 +204,7 @@ class _Counted:
 def count_calls(
     process: Process, denoise: Denoiser, step: Ancestral, keys: Keys, shape: tuple[int, ...]
 ) -> tuple[int, int]:
-    """How often a step, if nothing is reused, and decoding ask the denoiser; without computing."""
+    """How often all steps, if nothing is reused, and decoding ask the denoiser; by tracing one."""
     counted, at_end = _Counted(denoise), _Counted(denoise)
     once = dataclasses.replace(step, reuse=False)
 
@@ -211,7 +215,8 @@ def count_calls(
 
     (z, _) = jax.eval_shape(first_step, keys)
     jax.eval_shape(lambda z: process.decode(at_end, z), z)
-    return counted.calls, at_end.calls
+    steps = len(step.times(process)) - 1
+    return counted.calls * steps - step.spared_calls(process), at_end.calls
 
 
 def advance(

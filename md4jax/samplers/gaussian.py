@@ -29,7 +29,7 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from md4jax.options import UserError, option
 from md4jax.processes.base import Denoiser, Process
@@ -136,8 +136,7 @@ class Heun(_Gaussian):
             z_t, t = self._raised(process, keys, z_t, t)
         x0 = process.clipped(denoise(z_t, t))
         euler = process.diffuse(x0, process.noise_of(z_t, x0, t), s)
-        sigma = _sigma(process, t)
-        corrected = (process.noise_variance(s) > 0) & (sigma <= MAX_SECOND_ORDER)
+        sigma, corrected = _sigma(process, t), self._corrected(process, t, s)
         # Where (2) is not for it, the factor is 0 and the network is asked something harmless.
         asked = jnp.where(corrected, s, t)
         ratio = jnp.where(corrected, sigma, 1.0) / _sigma(process, asked)
@@ -149,13 +148,25 @@ class Heun(_Gaussian):
 
         return jax.lax.cond(corrected.any(), correct, lambda euler: euler, euler), memory
 
-    def _raised(self, process: GaussianBase, keys: Keys, z_t: Image, t: Time) -> tuple[Image, Time]:
-        """z_t with more noise, and its time."""
+    def spared_calls(self, process: GaussianBase) -> int:
+        times = jnp.asarray(self.times(process), jnp.float32)
+        t = self._raised_time(process, times[:-1]) if self.churn else times[:-1]
+        return int((~self._corrected(process, t, times[1:])).sum())
+
+    def _corrected(self, process: GaussianBase, t: Time, s: Time) -> Bool[Array, "b"]:
+        """Whether a step from t to s has a second order."""
+        return (process.noise_variance(s) > 0) & (_sigma(process, t) <= MAX_SECOND_ORDER)
+
+    def _raised_time(self, process: GaussianBase, t: Time) -> Time:
         share = min(self.churn / (len(self.times(process)) - 1), MAX_RAISE)
         sigma = _sigma(process, t)
         above = self.s_max is not None and sigma > self.s_max
         raised = raised_time(process, t, 1 + share)
-        raised = jnp.where((sigma < self.s_min) | above, t, raised)
+        return jnp.where((sigma < self.s_min) | above, t, raised)
+
+    def _raised(self, process: GaussianBase, keys: Keys, z_t: Image, t: Time) -> tuple[Image, Time]:
+        """z_t with more noise, and its time."""
+        raised = self._raised_time(process, t)
         # Where t is 1 and no signal is left, b is 0 / 0.
         b = over_positions(jnp.where(raised > t, process.step_variance(raised, t), 0.0), z_t)
         noise = self.s_noise * standard_normal(keys, z_t.shape[1:])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 import itertools
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Int, Shaped
+from jaxtyping import Int, Shaped, UInt
 
 from md4jax import rng
 from md4jax.console import Interrupted, Progress
@@ -63,6 +64,10 @@ def bind_sampler(
     return process, denoise
 
 
+# Which samples are drawn, not how.
+OF_ANY_SAMPLES = ("num_samples", "seed", "label", "frames", "prompt")
+
+
 class Generator:
     """Draws the samples a config asks for; compiled once, for any weights.
 
@@ -73,31 +78,26 @@ class Generator:
 
     def __init__(self, model: Model):
         self.model = model
-        self.step = model.experiment.sampler
-        self._times = self.step.times(model.process)
+        step, shape = model.experiment.sampler, model.spec.shape
+        self._times = step.times(model.process)
         times = jnp.asarray(self._times, jnp.float32)
         self.num_steps = len(times) - 1
         self._sharding = batch_sharding(model.mesh)
-        shape, step = model.spec.shape, self.step
-        key = rng.stream(step.seed, "sample")
-        self._known = None
-        if step.prompt is not None:
-            self._known = prompts.load(step.prompt, model.dataset)
-        self.network_calls = 0.0  # A sample, of the last samples drawn.
-        self._check()
+        self._set(step)
 
         bind = functools.partial(bind_sampler, model)
 
-        def keys_of(index, window):
-            keys = rng.example_keys(key, index)
+        def keys_of(root, index, window):
+            keys = rng.example_keys(jax.random.wrap_key_data(root), index)
             # Of one window they are as if there were no such thing.
             return keys if step.windows == 1 else rng.fold(keys, window)
 
-        def start(params, index, label, window, known):
-            return base.start(*bind(params, label), step, keys_of(index, window), shape, known)
+        def start(params, root, index, label, window, known):
+            keys = keys_of(root, index, window)
+            return base.start(*bind(params, label), step, keys, shape, known)
 
-        def advance(params, state, index, label, window, known, first, last):
-            bound, keys = bind(params, label), keys_of(index, window)
+        def advance(params, state, root, index, label, window, known, first, last):
+            bound, keys = bind(params, label), keys_of(root, index, window)
             return base.advance(*bound, step, keys, times, state, first, last, known)
 
         def decode(params, z, label):
@@ -109,8 +109,13 @@ class Generator:
             t = jnp.broadcast_to(times[i], z.shape[:1])
             return process.view(z, t), process.view_prediction(z, denoise(z, t))
 
-        def calls(params, index, label):
-            return base.count_calls(*bind(params, label), step, keys_of(index, 0), shape)
+        def calls(params, root, index, label):
+            return base.count_calls(*bind(params, label), step, keys_of(root, index, 0), shape)
+
+        def views(params, root, x0, times):
+            process = bind_params(model.process, params)
+            keys = rng.example_keys(jax.random.wrap_key_data(root), jnp.arange(len(x0)))
+            return process.forward_views(keys, x0, times)
 
         self._calls, self._counted = calls, None
         everywhere = replicated(model.mesh)
@@ -118,6 +123,26 @@ class Generator:
         self._advance = jax.jit(advance, donate_argnums=1, out_shardings=self._sharding)
         self._decode = jax.jit(decode, out_shardings=everywhere)
         self._view = jax.jit(view, out_shardings=everywhere)
+        self._views = jax.jit(views)
+
+    def of(self, step: base.Ancestral) -> Generator:
+        """The generator of other samples (`OF_ANY_SAMPLES`), drawn by the same programs."""
+        other = copy.copy(self)
+        other._set(step)
+        return other
+
+    def _set(self, step: base.Ancestral) -> None:
+        self.step = step
+        self._root = self._stream("sample")
+        self._known = None
+        if step.prompt is not None:
+            self._known = prompts.load(step.prompt, self.model.dataset)
+        self.network_calls = 0.0  # A sample, of the last samples drawn.
+        self._check()
+
+    def _stream(self, name: str) -> UInt[np.ndarray, "words"]:
+        """A root key of the seed, as an argument of programs on any number of hosts."""
+        return np.asarray(jax.random.key_data(rng.stream(self.step.seed, name)))
 
     def _batch(self, batch: int) -> tuple[jax.Array, jax.Array | None, np.ndarray | None]:
         """Indices and labels of a batch on the devices, and the labels on the host."""
@@ -160,27 +185,28 @@ class Generator:
     def compile(self, params: PyTree) -> None:
         """Compiles all that drawing needs, by taking no step; drawing would do it as well."""
         (index, label, _), known = self._batch(0), self._known_of(0)
-        state = self._start(params, index, label, 0, known)
-        state = self._advance(params, state, index, label, 0, known, 0, 0)
+        state = self._start(params, self._root, index, label, 0, known)
+        state = self._advance(params, state, self._root, index, label, 0, known, 0, 0)
         jax.block_until_ready(self._decode(params, state[0], label))
 
     def _window(self, params, index, label, window, known, tell, should_stop) -> np.ndarray:
         """A batch of samples, of one window of a longer text."""
-        state = self._start(params, index, label, window, known)
+        of_window = self._root, index, label, window, known
+        state = self._start(params, *of_window)
         for first, last in self._chunks(20):
             if should_stop():
                 raise Interrupted
-            state = self._advance(params, state, index, label, window, known, first, last)
+            state = self._advance(params, state, *of_window, first, last)
             jax.block_until_ready(state)  # Else the progress would be of what is queued.
             tell(last)
         if self._counted is None:  # Tracing a large network takes seconds.
-            self._counted = self._calls(params, index, label)
-        of_a_step, of_decoding = self._counted
+            self._counted = self._calls(params, self._root, index, label)
+        of_steps, of_decoding = self._counted
         if self.step.reuse:
             _, (_, (*_, calls)) = state
             self.network_calls += float(np.mean(calls)) + of_decoding
         else:
-            self.network_calls += of_a_step * self.num_steps + of_decoding
+            self.network_calls += of_steps + of_decoding
         return np.asarray(self._decode(params, state[0], label))
 
     def _check(self) -> None:
@@ -232,13 +258,13 @@ class Generator:
     def _film(self, params: PyTree, rows: int) -> Film:
         """z_t above the x0 predicted from it; both end with the sample, which is `__call__`'s."""
         (index, label, _), known = self._batch(0), self._known_of(0)
-        state = self._start(params, index, label, 0, known)
+        state = self._start(params, self._root, index, label, 0, known)
         noisy, predicted, times = [], [], []
         for first, last in self._chunks(max(self.step.frames - 1, 1)):
             for frames, view in zip((noisy, predicted), self._view(params, state[0], label, first)):
                 frames.append(np.asarray(view))
             times.append(f"t = {self._times[first]:.2f}")
-            state = self._advance(params, state, index, label, 0, known, first, last)
+            state = self._advance(params, state, self._root, index, label, 0, known, first, last)
         sample = np.asarray(self._decode(params, state[0], label))
         stacks = tuple(np.stack([*frames, sample], axis=1)[:rows] for frames in (noisy, predicted))
         titles = [[*times, "sample"], [*(f"predicted, {t}" for t in times), "sample"]]
@@ -249,15 +275,9 @@ class Generator:
         examples = _reference(self.model, rows)
         starts = [first for first, _ in self._chunks(max(self.step.frames - 1, 1))]
         times = self._times[starts][::-1]
-        key = rng.stream(self.step.seed, "forward")
-
-        @jax.jit
-        def views(params, x0):
-            process = bind_params(self.model.process, params)
-            keys = rng.example_keys(key, jnp.arange(len(x0)))
-            return process.forward_views(keys, x0, jnp.asarray(times, jnp.float32))
-
-        stacks = [np.asarray(x) for x in jax.device_get(views(params, examples))]
+        frames = np.asarray(times, np.float32)
+        found = self._views(params, self._stream("forward"), examples, frames)
+        stacks = [np.asarray(x) for x in jax.device_get(found)]
         stacks = tuple(np.concatenate([examples[:, None], x], axis=1) for x in stacks)
         # A second row is the tail of a star.
         titles = [["data", *(f"{word} = {t:.2f}" for t in times)] for word in ("t", "tail, t")]
@@ -270,7 +290,7 @@ class Generator:
 
 
 def draw_samples(
-    model: Model, samples: Shaped[np.ndarray, "n *s"], **grid: int
+    model: Model, samples: Shaped[np.ndarray, "n *s"], **grid: int | None
 ) -> np.ndarray | list[str]:
     """Samples as a person looks at them: a uint8 picture `[H, W, 3]` of the first, or texts.
 

@@ -6,6 +6,7 @@ drawn for the others is drawn given them. Every step function leaves them as the
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,7 +41,7 @@ def load(path: str, dataset: Dataset) -> Known:
         raise UserError(f"{where}: should end in one of {', '.join(readers)}")
     try:
         tokens, known = readers[file.suffix](file, dataset, where)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
         raise UserError(f"{where}: cannot be read: {error}") from error
     shape, vocab_size = dataset.spec.shape, dataset.spec.vocab_size
     if tokens.shape[1:] != shape or known.shape != tokens.shape:
@@ -48,6 +49,8 @@ def load(path: str, dataset: Dataset) -> Known:
             f"{where}: has shape {tokens.shape[1:]} ({known.shape[1:]} of what is known), and "
             f"examples have {shape}"
         )
+    if not len(tokens):
+        raise UserError(f"{where}: has no prompt")
     used = tokens[known]
     if used.size and not 0 <= used.min() <= used.max() < vocab_size:
         raise UserError(

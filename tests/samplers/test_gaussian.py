@@ -27,7 +27,7 @@ from md4jax.processes.gaussian_math import Estimate, over_positions
 from md4jax.processes.masked import Masked
 from md4jax.processes.vdm import VDM
 from md4jax.samplers import STEPS
-from md4jax.samplers.base import Ancestral, Guided, advance, sample, start
+from md4jax.samplers.base import Ancestral, Guided, advance, count_calls, sample, start
 from md4jax.samplers.gaussian import DDIM, DPMSolver, Heun, ddim_encode, raised_time, slerp
 
 MEAN, DEVIATION = 0.3, 0.25
@@ -359,6 +359,7 @@ def test_heun_asks_twice_but_where_it_need_not(kind, calls):
     jax.block_until_ready(advance(process, denoise, step, keys(2), times, state, 0, 6))
     jax.effects_barrier()
     assert len(count) == calls
+    assert count_calls(process, exact(process), step, keys(2), (1,)) == (calls, 0)
 
 
 def test_guidance_scales_x0():

@@ -84,6 +84,8 @@ def wrong_files(folder):
     np.savez(folder / "range.npz", tokens=np.full((1, 8), 256), known=np.ones((1, 8), bool))
     np.savez(folder / "kind.npz", tokens=np.zeros((1, 8)), known=np.ones((1, 8), bool))
     np.savez(folder / "half.npz", tokens=np.zeros((1, 8), int))
+    (folder / "cut.npz").write_bytes((folder / "half.npz").read_bytes()[:40])
+    np.savez(folder / "empty.npz", tokens=np.zeros((0, 8), int), known=np.zeros((0, 8), bool))
     (folder / "a.jpg").write_bytes(b"")
 
 
@@ -98,6 +100,8 @@ def wrong_files(folder):
         ("kind.npz", TEXT, "tokens should be integers and known bool"),
         ("half.npz", TEXT, "cannot be read: .*known"),
         ("a.jpg", TEXT, "should end in one of .txt, .png, .npz"),
+        ("cut.npz", TEXT, "cannot be read: .*zip"),
+        ("empty.npz", TEXT, "has no prompt"),
         ("none.txt", TEXT, "cannot be read: .*No such file"),
     ],
 )
