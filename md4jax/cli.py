@@ -7,6 +7,7 @@ import logging
 import os
 import pathlib
 import platform
+import re
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -108,8 +109,10 @@ def _parse_flags(before: Callable[[list[str]], None], argv: list[str]) -> list[s
     try:
         before(argv)
         return flags.FLAGS(argv)
-    except (UserError, flags.Error) as error:
+    except UserError as error:
         _fail(error)
+    except flags.Error as error:
+        _fail(_kinds(str(error)))
     except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
         # Of ml_collections: a key that is not there, or a value that does not fit it.
         overrides = [a for a in argv if a.lstrip("-").startswith("config.")]
@@ -143,9 +146,23 @@ def require_devices() -> None:
         ) from error
 
 
+# What Python says of a text that is no number, and what would be right.
+_KINDS = {
+    r"invalid literal for int\(\) .*": "should be an integer",
+    r"could not convert string to float: .*": "should be a number",
+    r"\('Non-boolean argument to boolean flag', .*": "should be True or False",
+}
+
+
 def _words(error: Exception) -> str:
     """The message, without the quotes and escapes that a KeyError's text has."""
     return str(error).replace("\\n", " ").replace("\\'", "'").strip("'\"")
+
+
+def _kinds(text: str) -> str:
+    for pattern, kind in _KINDS.items():
+        text = re.sub(pattern, kind, text)
+    return text
 
 
 def _fail(error: object) -> None:

@@ -329,7 +329,8 @@ def test_at_the_shell(tmp_path):
         ([*digits, "--mode=play"], "play"),
         ([*digits, "--config.train.num_stepz=3"], "no key 'num_stepz'; --describe=train"),
         ([*digits, "--config.sampler.prompt=none.png"], "config.sampler.prompt = 'none.png'"),
-        ([*digits, "--config.train.num_steps=ten"], "num_steps"),
+        ([*digits, "--config.train.num_steps=ten"], "num_steps=ten: should be an integer"),
+        ([*digits, "--config.train.random_flip=maybe"], "should be True or False"),
         ([*digits, "--config.process.schedule=polynomial"], "config.process.power"),
         (["--describe=network.vnet"], "vnet"),
     ):
