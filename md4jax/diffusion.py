@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Shaped
 
@@ -16,6 +17,8 @@ from md4jax import config as config_lib
 from md4jax import parts as parts_lib
 from md4jax import small
 from md4jax.console import Bar, StopSignal
+from md4jax.evaluation.bound import OPTIONS as BOUND_OPTIONS
+from md4jax.evaluation.bound import Bound
 from md4jax.model import Model, put_together
 from md4jax.options import UserError
 from md4jax.processes.base import Denoiser, Process
@@ -29,32 +32,6 @@ if TYPE_CHECKING:
     from md4jax.evaluation.likelihood import Evaluator
     from md4jax.figures import Drawing, Texts
     from md4jax.samplers.generate import Generator
-
-
-@dataclasses.dataclass(frozen=True)
-class Bound:
-    """An upper bound on -log2 p(x0) per dimension, of a split; see `Evaluator`.
-
-    Attributes:
-      bits_per_dim: the bound.
-      standard_error: of the mean over examples, which holds the estimate's own noise too.
-      monte_carlo_error: that noise alone.
-      terms: what sums to the bound.
-    """
-
-    split: str
-    bits_per_dim: float
-    standard_error: float
-    monte_carlo_error: float
-    examples: int
-    unit: str
-    terms: dict[str, float]
-
-    def __repr__(self) -> str:
-        return (
-            f"{self.split}: {self.bits_per_dim:.3f} ± {self.standard_error:.3f} bits/{self.unit} "
-            f"({self.examples} examples)"
-        )
 
 
 class Diffusion:
@@ -114,7 +91,7 @@ class Diffusion:
 
     @property
     def num_parameters(self) -> int:
-        """That are trained."""
+        """Of the network and the process."""
         return sum(x.size for x in jax.tree.leaves(self.parts.abstract_state().params))
 
     @property
@@ -140,21 +117,22 @@ class Diffusion:
         """Trains, going on where it was; an interrupt (Ctrl-C, ■) stops it after a step.
 
         Args:
-          num_steps: so many more; None is up to `train.num_steps`, as `main.py` does.
+          num_steps: so many more; None is what is left of `train.num_steps`, as `main.py` does.
           name: of the progress bar.
 
         Returns:
           The loss of each step.
 
         Raises:
-          UserError: the learning rate is 0 by then, or the loss is not finite.
+          UserError: no step is left, the learning rate is 0 by then, or the loss is not finite.
         """
         from md4jax.data.pipeline import TrainBatches
 
         train, began = self.parts.experiment.train, time.monotonic()
-        num_steps = max(train.num_steps - self.step, 0) if num_steps is None else num_steps
-        num_steps = small.steps(num_steps)
+        num_steps = small.steps(self._steps_to_take(num_steps))
         self._check_learning_rate(self.step + num_steps)
+        # Steps take their state's memory, and the weights may have been handed out.
+        self.state = jax.tree.map(jnp.copy, self.state)
         if self._train_step is None:
             self._train_step = self.parts.compile_step(self.state)
         first, before, means = self.step, float(self.state.metric_sums["loss"]), []
@@ -167,6 +145,7 @@ class Diffusion:
                 batch_size=train.batch_size,
                 sharding=partitioning.batch_sharding(self.parts.mesh),
                 start_step=first,
+                workers=train.data_workers,
             ) as batches,
         ):
             while self.step < first + num_steps and not stop.requested:
@@ -181,6 +160,20 @@ class Diffusion:
         self.seconds += time.monotonic() - began
         self._check_finite()
         return losses
+
+    def _steps_to_take(self, wanted: int | None) -> int:
+        planned = self.parts.experiment.train.num_steps
+        if wanted is None and self.step >= planned:
+            raise UserError(
+                f"all train.num_steps = {planned} steps are taken; fit(n) takes n more, and "
+                "build(...) begins anew"
+            )
+        count = planned - self.step if wanted is None else wanted
+        if not isinstance(count, int | np.integer) or count < 1:
+            raise UserError(
+                f"fit: num_steps = {wanted!r} should be an integer, at least 1, or None"
+            )
+        return int(count)
 
     def _check_learning_rate(self, last: int) -> None:
         planned = self.parts.experiment.train.num_steps
@@ -209,10 +202,15 @@ class Diffusion:
         Raises:
           UserError: this model cannot be finetuned so.
         """
-        parts = parts_lib.of(self.parts.experiment) | {"finetune": finetune}
-        for section, given in sections.items():
-            parts[section] = parts_lib.merged(section, parts[section], given)
+        if kept := {"process", "network", "data"} & sections.keys():
+            raise UserError(f"finetuning keeps process, network and data; {min(kept)} was given")
+        parts = parts_lib.of(self.parts.experiment)
+        for section, given in {"finetune": finetune, **sections}.items():
+            parts[section] = parts_lib.merged(section, parts.get(section), given)
         model = Diffusion(put_together(*parts_lib.experiment(parts)))
+        before, now = (x.experiment.train.label_dropout for x in (self.parts, model.parts))
+        if bool(before) != bool(now):  # One class more than the data have, if there is any.
+            raise UserError(f"train.label_dropout = {now:g}: the model was trained with {before:g}")
         params = self.params
         model.state = model.parts.init_state(
             {name: params[name] for name in ("network", "process")}, params["statistics"]
@@ -228,7 +226,8 @@ class Diffusion:
 
         Args:
           num_samples: how many; None is the sampler's own number.
-          sampler: `md4jax.DDIM(num_steps=20)`; None is the model's.
+          sampler: `md4jax.DDIM(num_steps=20)`, or as in a config, `{"name": "ddim"}`; None is the
+            model's.
           **options: of the sampler: `num_steps`, `seed`, `label`, `guidance`, `temperature`, ...
             Where there are classes and no `label`, sample i is of class i mod the number of these.
 
@@ -240,30 +239,36 @@ class Diffusion:
     def _generator(
         self, num_samples: int | None, sampler: Ancestral | None, options: dict[str, Any]
     ) -> Generator:
-        """Compiled once for the same sampler."""
-        from md4jax.samplers.generate import Generator
+        """Compiled once for samplers that differ in which samples they draw alone."""
+        from md4jax.samplers.generate import OF_ANY_SAMPLES, Generator
 
         parts, given = self.parts, {} if num_samples is None else {"num_samples": num_samples}
-        step = sampler or parts.experiment.sampler
-        step = small.component("sampler", parts_lib.merged("sampler", step, options | given))
+        step = parts.experiment.sampler
+        if sampler is not None:
+            step = parts_lib.component("sampler", step, sampler)
+        step = small.component("sampler", parts_lib.component("sampler", step, options | given))
         if "batch_size" not in options:  # No more than are wanted.
             shares = parts.mesh.shape["data"] * parts.mesh.shape["fsdp"]
             size = min(step.batch_size, -(-step.num_samples // shares) * shares)
             step = dataclasses.replace(step, batch_size=size)
-        if step not in self._generators:
-            experiment = dataclasses.replace(parts.experiment, sampler=step)
-            config_lib.fitting(experiment)
-            check_label(step, parts.spec.num_classes, experiment.train.label_dropout)
+        experiment = dataclasses.replace(parts.experiment, sampler=step)
+        config_lib.fitting(experiment)
+        check_label(step, parts.spec.num_classes, experiment.train.label_dropout)
+        default = {f.name: f.default for f in dataclasses.fields(step)}
+        kind = dataclasses.replace(step, **{name: default[name] for name in OF_ANY_SAMPLES})
+        if kind not in self._generators:
             partitioning.check_batch(parts.mesh, step.batch_size, 1, "sampler.batch_size")
             model = dataclasses.replace(parts, experiment=experiment)
-            self._generators[step] = Generator(model)
-        return self._generators[step]
+            self._generators[kind] = Generator(model)
+        return self._generators[kind].of(step)
 
     def draw(
         self,
         samples: Shaped[np.ndarray, "n *s"] | Mapping[str, np.ndarray],
         titles: Sequence[str] | None = None,
-        **grid: int,
+        *,
+        columns: int | None = None,
+        min_tile: int = 64,
     ) -> Drawing | Texts:
         """Samples, or examples, as people look at them: a figure, or texts that print well.
 
@@ -271,18 +276,22 @@ class Diffusion:
           samples: `[n, *shape]`; or several of these by title, shown beside each other.
           titles: of the columns; then each of several batches of images is one row, with its title
             before it.
-          **grid: of images: `columns`, and `min_tile`, the least pixels of a side.
+          columns: of images.
+          min_tile: of images, the least pixels of a side.
+
+        Raises:
+          UserError: they are no samples of this model's data.
         """
         from md4jax import figures
         from md4jax.samplers.generate import draw_samples
 
         shown = samples if isinstance(samples, Mapping) else {"": samples}
-        shown = {title: np.asarray(x) for title, x in shown.items()}
+        shown = {title: figures.drawable(self.data, title, x) for title, x in shown.items()}
+        if not shown:
+            raise UserError("draw: there is nothing to draw")
         if titles is not None:
-            picture = draw_samples(
-                self.parts, np.concatenate(list(shown.values())), columns=len(titles), **grid
-            )
-            return figures.strips({"": (picture, titles, list(shown))})
+            return figures.table(self.data, shown, titles, min_tile)
+        grid = {"columns": columns, "min_tile": min_tile}
         drawn = {title: draw_samples(self.parts, x, **grid) for title, x in shown.items()}
         if any(isinstance(x, list) for x in drawn.values()):
             names = [f"{k} {i}".strip() for k, x in drawn.items() for i in range(1, len(x) + 1)]
@@ -301,7 +310,7 @@ class Diffusion:
 
         Args:
           frames: of a strip.
-          num_samples: strips; of points, how many there are in each frame.
+          num_samples: strips, at most 8; of points, how many there are in each frame.
           sampler, **options: as those of `sample`.
           kinds: `film` is from noise to samples, `forward` from data to noise.
 
@@ -310,7 +319,11 @@ class Diffusion:
         """
         from md4jax import figures
 
-        generator = self._generator(num_samples, sampler, {"frames": frames, **options})
+        if isinstance(kinds, str) or set(kinds) - {"film", "forward"} or not kinds:
+            raise UserError(f"film: kinds = {kinds!r} should be of 'film', 'forward', in a list")
+        shares = self.parts.mesh.shape["data"] * self.parts.mesh.shape["fsdp"]
+        together = {"batch_size": -(-num_samples // shares) * shares}
+        generator = self._generator(num_samples, sampler, {"frames": frames, **together, **options})
         return figures.films(self.parts, generator.films(self.params, kinds))
 
     # Likelihood.
@@ -320,7 +333,7 @@ class Diffusion:
 
         Args:
           **options: of `config.eval`: `time_points` (network calls an example), `num_examples`,
-            `seed`, ...
+            `seed`, `batch_size`; of star-shaped models `path_samples` too.
 
         Raises:
           UserError: no such split, or a wrong option.
@@ -328,6 +341,8 @@ class Diffusion:
         from md4jax.evaluation.likelihood import Evaluator
 
         parts = self.parts
+        if wrong := [name for name in options if name not in BOUND_OPTIONS]:
+            raise UserError(f"bound: {wrong[0]!r} should be one of {', '.join(BOUND_OPTIONS)}")
         evaluation = parts_lib.merged("eval", parts.experiment.eval, options)
         evaluation = small.component("eval", evaluation)
         if evaluation not in self._evaluators:
@@ -339,10 +354,7 @@ class Diffusion:
             )
         parts.split(split, "bound")
         found = self._evaluators[evaluation](self.params, split)
-        names = [f.name for f in dataclasses.fields(Bound) if f.name in found]
-        ending = "_bits_per_dim"
-        terms = {k.removesuffix(ending): v for k, v in found.items() if k.endswith(ending)}
-        return Bound(**{k: found[k] for k in names}, unit=parts.spec.unit, terms=terms)
+        return Bound.of(found, parts.spec.unit)
 
     # Folders.
 
@@ -350,11 +362,22 @@ class Diffusion:
         """Saves a checkpoint in a folder that `main.py` (and `md4jax.train`, ...) goes on from.
 
         Raises:
-          UserError: a part of the model is in no table, so that no config names it; or the folder
-            is of another model, or has this step already.
+          UserError: a part of the model is in no table, so that no config names it; the weights are
+            not finite; or the folder is of another model, or has this step or a later one already.
         """
+        from md4jax.finetuning.run import check_same
+
         config_lib.checked(config_lib.SECTIONS, self.config)
+        self._check_finite()
         path = pathlib.Path(workdir).absolute()
+        check_same(self.parts, path)
+        if (path / "checkpoints").is_dir():
+            latest = workdir_lib.open_checkpoints(path, self.parts).latest_step()
+            if latest is not None and latest >= self.step:
+                raise UserError(
+                    f"{path} has step {latest} already, and this model has taken {self.step}; give "
+                    "another folder"
+                )
         workdir_lib.prepare(path, self.parts)
         checkpoints = workdir_lib.open_checkpoints(path, self.parts)
         meta = workdir_lib.checkpoint_meta(self.parts, self.step, self.seconds)

@@ -7,13 +7,15 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Integer, Shaped, UInt8
 from matplotlib.figure import Figure
 
+from md4jax.options import UserError
 from md4jax.samplers.generate import Film, draw_film
 from md4jax.visualize_charts import SAMPLES
 
 if TYPE_CHECKING:
+    from md4jax.data.base import Dataset
     from md4jax.model import Model
 
 DPI = 100
@@ -43,6 +45,21 @@ class Texts(list):
     def __repr__(self) -> str:
         heads = (f"── {title} {'─' * (76 - len(title))}" for title in self.titles)
         return "\n".join(f"{head}\n{text.rstrip()}" for head, text in zip(heads, self))
+
+
+def drawable(data: Dataset, title: str, samples: Any) -> Shaped[np.ndarray, "n *s"]:
+    """Samples as an array. Raises UserError if they are none of these data."""
+    x, spec, what = np.asarray(samples), data.spec, f"draw: {title or 'samples'}"
+    if x.shape[1:] != spec.shape or not len(x):
+        wanted = ", ".join(["n", *map(str, spec.shape)])
+        raise UserError(f"{what} should be [{wanted}], and is {list(x.shape)}")
+    if spec.vocab_size is not None and x.dtype.kind not in "iu":
+        raise UserError(f"{what} should be integers in [0, {spec.vocab_size}), and is {x.dtype}")
+    if data.levels is not None and not 0 <= x.min() <= x.max() < spec.vocab_size:
+        raise UserError(
+            f"{what} should be in [0, {spec.vocab_size}), and is from {x.min()} to {x.max()}"
+        )
+    return x
 
 
 def pictures(shown: Mapping[str, Picture]) -> Drawing:
@@ -88,6 +105,25 @@ def strips(shown: Mapping[str, tuple[Picture, Sequence[str], Sequence[str]]]) ->
         axes.spines[:].set_visible(False)
         top += height + heads[title] + GAP
     return page.figure
+
+
+def table(
+    data: Dataset,
+    shown: Mapping[str, Integer[np.ndarray, "columns *s"]],
+    titles: Sequence[str],
+    min_tile: int,
+) -> Drawing:
+    """Batches of images, a row each. Raises UserError if a row is not of one image a title."""
+    from md4jax.visualize import image_grid
+
+    if data.levels is None or any(len(x) != len(titles) for x in shown.values()):
+        raise UserError(
+            f"draw: titles are of columns of images; there are {len(titles)}, and "
+            f"{', '.join(str(len(x)) for x in shown.values())} samples"
+        )
+    together = np.concatenate(list(shown.values()))
+    picture = image_grid(together, data.levels, columns=len(titles), min_tile=min_tile)
+    return strips({"": (picture, titles, list(shown))})
 
 
 def films(model: Model, shown: Mapping[str, Film]) -> Drawing | Texts:
@@ -148,6 +184,10 @@ def draw_losses(
       panels: each in a panel of its own, for losses that do not compare.
     """
     curves = losses if isinstance(losses, Mapping) else {"": losses}
+    if not curves or not all(np.size(values) for values in curves.values()):
+        raise UserError(
+            "draw_losses: there are no losses; fit() returns those of the steps it took"
+        )
     count = len(curves) if panels else 1
     width = 3.4 * count if panels else 7
     figure = Drawing(figsize=(width, 3.2), dpi=DPI, layout="constrained")

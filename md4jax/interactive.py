@@ -67,6 +67,8 @@ def build(
         parts[section] = parts_lib.merged(section, parts.get(section), given)
     if config is None and isinstance(parts["sampler"], Mapping):
         parts["sampler"] = {"num_steps": _default_steps(parts.get("process"))} | parts["sampler"]
+    if config is None and isinstance(parts["eval"], Mapping):
+        parts["eval"] = {"splits": _default_splits(parts.get("data"))} | parts["eval"]
     experiment, config = parts_lib.experiment(parts)
     return Diffusion(put_together(experiment, config))
 
@@ -74,7 +76,14 @@ def build(
 def _default_steps(process: Any) -> int:
     """At most as many as the process has."""
     there = process.get if isinstance(process, Mapping) else functools.partial(getattr, process)
-    return min(SAMPLER_STEPS, there("num_timesteps", None) or SAMPLER_STEPS)
+    steps = there("num_timesteps", None)
+    return min(SAMPLER_STEPS, steps) if isinstance(steps, int) else SAMPLER_STEPS
+
+
+def _default_splits(data: Any) -> tuple[str, ...]:
+    """The test split, if it is not known to be missing."""
+    has_test = not isinstance(data, parts_lib.Loaded) or "test" in data.dataset.splits
+    return ("test",) if has_test else ()
 
 
 def restore(workdir: str | pathlib.Path, changes: Mapping[str, Any] | None = None) -> Diffusion:
@@ -90,8 +99,8 @@ def restore(workdir: str | pathlib.Path, changes: Mapping[str, Any] | None = Non
 
     path = pathlib.Path(workdir).absolute()
     saved = workdir_lib.read_config(path)
-    if saved is None:
-        raise UserError(f"{path} is no folder of a run: it has no config.json")
+    if saved is None or "config" not in saved:
+        raise UserError(f"{path} is no folder of a run: it has no config.json of one")
     model = Diffusion(assemble(parts_lib.changed(saved["config"], changes or {})))
     found = restored_state(model.parts, path)
     model.state, model.step = found.state, found.step

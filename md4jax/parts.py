@@ -9,6 +9,9 @@ import textwrap
 from collections.abc import Mapping
 from typing import Any
 
+import jax
+import numpy as np
+
 from md4jax import config as config_lib
 from md4jax import small
 from md4jax.config import SECTIONS, Experiment
@@ -61,8 +64,22 @@ def changed(parts: Mapping[str, Any], changes: Mapping[str, Any]) -> Parts:
                 f"{key!r} should be 'section.key', of the sections {', '.join(parts)}, such as "
                 "'train.batch_size'"
             )
-        parts[section][name] = value
+        parts[section][name] = _plain(value)
     return parts
+
+
+def component(section: str, there: Any, given: Any) -> Any:
+    """The object that stands for a section, of what `merged` takes. Raises UserError as it does."""
+    made = merged(section, there, given)
+    if not isinstance(made, Mapping):
+        return made
+    return config_lib.components({section: SECTIONS[section]}, {section: dict(made)})[section]
+
+
+def _plain(value: Any) -> Any:
+    """A number of NumPy or JAX as Python's."""
+    is_number = isinstance(value, np.generic | jax.Array) and np.ndim(value) == 0
+    return value.item() if is_number else value
 
 
 def merged(section: str, there: Any, given: Any) -> Any:
@@ -75,6 +92,7 @@ def merged(section: str, there: Any, given: Any) -> Any:
         raise UserError(f"{section} = {_line(given)}: the sections are {', '.join(SECTIONS)}")
     if not isinstance(given, Mapping):
         return _as_object(section, given)
+    given = {name: _plain(value) for name, value in given.items()}
     if "name" in given or there is None:
         return dict(given)
     if isinstance(there, Mapping):
@@ -108,7 +126,17 @@ def _network(given: Any) -> functools.partial:
             f"network = {_line(given)} should be a class like md4jax.UViT, or functools.partial of "
             "one with its options: it is made when the shape of the data is known"
         )
-    return given
+    if given.args:
+        raise UserError(f"network = {_line(given)}: give options by name, not {given.args!r}")
+    cls, options = given.func, {name: _plain(x) for name, x in given.keywords.items()}
+    own = [f.name for f in dataclasses.fields(cls) if f.name not in ("spec", "parent", "name")]
+    if wrong := [name for name in options if name not in own]:
+        raise UserError(
+            f"network.{wrong[0]} = {options[wrong[0]]!r}: {cls.__name__} has no such field; it has "
+            f"{', '.join(own)}"
+        )
+    check_options(cls, {k: v for k, v in options.items() if k in options_of(cls)}, "network.")
+    return functools.partial(cls, **options)
 
 
 def _line(given: Any) -> str:

@@ -1,5 +1,6 @@
 """The Python surface of notebooks: it does what `main.py` does, and shows it."""
 
+import collections
 import dataclasses
 import functools
 import json
@@ -10,15 +11,14 @@ import types
 import jax
 import numpy as np
 import pytest
+from interactive_tools import NETWORK, UVIT, built
 from tiny import CONFIGS, tiny
 
 import md4jax
 from md4jax import console, diffusion, parts
 from md4jax.config import load_config, to_dict
 
-NETWORK = dict(feature_dim=8, num_layers=1, dit_layers=1, dit_heads=2, dit_hidden=8,
-               norm_groups=4)  # fmt: skip
-UVIT = functools.partial(md4jax.UViT, **NETWORK)
+TWO = dict(num_steps=2, batch_size=4)
 
 
 def tiny_config():
@@ -116,58 +116,6 @@ def test_objects_dicts_and_changes():
     assert "Masked + UViT" in repr(changed) and "1,500 examples of shape (8, 8, 1)" in repr(changed)
 
 
-def built(**sections):
-    given = dict(process=md4jax.Masked(), network=UVIT, data=md4jax.Digits())
-    return md4jax.build(**given | sections)
-
-
-class Small(md4jax.Masked):
-    """A process of one's own, in no table."""
-
-
-POINTS = np.zeros((4, 2))
-
-
-@pytest.mark.parametrize(
-    ("make", "words"),
-    [
-        (lambda: md4jax.build(process=md4jax.Masked()), "network, data missing"),
-        (lambda: built(proces=md4jax.Masked()), "proces = .*the sections are process"),
-        (lambda: built(process=md4jax.Masked), "should be like md4jax.Gaussian.*it is a class"),
-        (lambda: built(process=3), "process = 3 should be like .*it has no .*forward_sample"),
-        (lambda: built(process=md4jax.Masked(eps=0.7)), "process.eps = 0.7 should be above 0"),
-        (lambda: built(network=UVIT(spec=None)), "should be a class like md4jax.UViT"),
-        (lambda: built(data="digits"), "data = 'digits' should be like md4jax.Digits"),
-        (lambda: built(train=dict(steps=3)), "config.train.steps = 3: Train has no such field"),
-        (lambda: built(sampler=md4jax.DDIM()), "Masked"),
-        (lambda: md4jax.build("configs/digits/masked.py", {"feature_dim": 3}), "'section.key'"),
-        (lambda: md4jax.build("configs/none.py"), "configs/none.py is no config file"),
-        (lambda: built().sample(guidance=2.0), "guidance = 2.0: the model was trained without"),
-        (lambda: built().sample(steps=3), "sampler.steps = 3: Ancestral has no such field"),
-        (lambda: built().sample(sampler=md4jax.RemaskErrors()), "needs a model that tells"),
-        (lambda: built().bound("valid"), "bound has 'valid': the data have train, test"),
-        (lambda: built().bound(points=3), "eval.points = 3: Eval has no such field"),
-        (lambda: built(process=Small()).save("/tmp/md4jax/none"), "'Small' should be one of"),
-        (lambda: built(optimizer=md4jax.AdamW()).fit(1001), "falls to 0 there"),
-        (lambda: md4jax.dataset(POINTS), "either levels, for integers, or domain"),
-        (lambda: md4jax.dataset(POINTS, domain="shpere"), "'shpere' should be one of simplex"),
-        (lambda: md4jax.dataset(POINTS, domain="sphere"), "train is not of the domain"),
-        (lambda: md4jax.dataset(POINTS, levels=2), r"should be \[N, length\] integers"),
-        (lambda: md4jax.dataset(POINTS.astype(int) + 2, levels=2), "ids from 2 to 2"),
-        (lambda: md4jax.dataset(np.full((2, 3, 3), 9), levels=9), "levels = 9 asks for 0 to 8"),
-        (lambda: md4jax.dataset(POINTS, domain="real", train_labels=[0] * 4), "only images"),
-        (
-            lambda: md4jax.dataset(*[np.zeros((2, 3, 3), int)] * 2, levels=2, train_labels=[0, 0]),
-            "train_labels and test_labels go together",
-        ),
-    ],
-)  # fmt: skip
-def test_mistakes_are_one_line(make, words):
-    with pytest.raises(md4jax.UserError, match=words) as error:
-        make()
-    assert "\n" not in str(error.value)
-
-
 def test_data_of_arrays():
     grey = md4jax.dataset(np.ones((5, 3, 4), bool), levels=2)
     assert grey.spec == md4jax.DataSpec(shape=(3, 4, 1), vocab_size=2) and grey.levels == 2
@@ -180,6 +128,75 @@ def test_data_of_arrays():
     assert tokens.spec == md4jax.DataSpec(shape=(3,), vocab_size=6, unit="token")
     points = md4jax.dataset(np.ones((4, 2)) * 0.5, domain="simplex")
     assert points.spec.domain == "simplex" and points.splits["train"].shape == (2,)
+
+
+def test_what_was_handed_out_stays(model):
+    """Training goes on with arrays of its own; and its end is said."""
+    mlp = functools.partial(md4jax.MLP, feature_dim=np.int64(4), num_layers=1)
+    fresh = built(network=mlp, data=md4jax.dataset(np.eye(4, dtype=int), levels=2), train=TWO)
+    before = fresh.params
+    copies = jax.device_get(before)
+    fresh.fit()
+    assert_same(before, copies)
+    assert fresh.config["eval"]["splits"] == []  # There is no test split.
+    assert fresh.config["network"]["feature_dim"] == 4
+    with pytest.raises(md4jax.UserError, match="all train.num_steps = 2 steps are taken; fit"):
+        fresh.fit()
+
+
+def programs(model):
+    """How many were compiled, by sampler."""
+    return {
+        step: [f._cache_size() for f in (g._start, g._advance, g._decode)]
+        for step, g in model._generators.items()
+    }
+
+
+def test_other_samples_are_drawn_by_the_same_programs(model, tmp_path):
+    """Another seed, number and prompt compile nothing; a prompt is read anew each time."""
+    model, _ = model
+    file, examples = tmp_path / "prompt.npz", model.examples(2)
+
+    def sample(prompt, seed):
+        known = np.ones(prompt.shape, bool)
+        np.savez(file, tokens=prompt, known=known)
+        return model.sample(4, seed=seed, prompt=str(file), batch_size=4)
+
+    np.testing.assert_array_equal(sample(examples[:1], 0), examples[[0] * 4])
+    first = model.sample(4, batch_size=4)
+    compiled = programs(model)
+    np.testing.assert_array_equal(sample(examples[1:], 1), examples[[1] * 4])
+    second = model.sample(8, seed=1, batch_size=4)
+    assert len(second) == 8 and (second[:4] != first).any()
+    assert programs(model) == compiled
+    np.testing.assert_array_equal(model.sample(4, batch_size=4), first)
+
+
+def test_bound_of_paths():
+    mlp = functools.partial(md4jax.MLP, feature_dim=4, num_layers=1)
+    simplex = md4jax.build(
+        process=md4jax.StarDirichlet(num_timesteps=3), network=mlp,
+        data=md4jax.SimplexMixture(),
+    )  # fmt: skip
+    bound = simplex.bound(num_examples=4, path_samples=2, time_points=2)
+    assert set(bound.of_paths) == {"bits_per_dim", "standard_error"}
+    assert "; of whole paths " in repr(bound)
+
+
+def test_what_is_saved_stays(tmp_path):
+    """No weights that are not finite, no earlier step, and the config of what is there."""
+    model = built(network=functools.partial(md4jax.MLP, feature_dim=4, num_layers=1))
+    model.fit(1)
+    model.save(tmp_path)
+    content = (tmp_path / "config.json").read_bytes()
+    other = md4jax.build(model.config, {"sampler.num_steps": 7})
+    other.step, other.state = 1, model.state
+    with pytest.raises(md4jax.UserError, match="has step 1 already, and this model has taken 1"):
+        other.save(tmp_path)
+    other.step, other.state = 2, dataclasses.replace(model.state, first_bad_step=1)
+    with pytest.raises(md4jax.UserError, match="not finite at step 2"):
+        other.save(tmp_path)
+    assert (tmp_path / "config.json").read_bytes() == content
 
 
 def test_finetuning_begins_with_the_weights_and_leaves_them(model):
@@ -250,9 +267,8 @@ def test_losses_are_drawn():
 def untrained(first_bad_step=-1):
     """A model whose steps do nothing."""
     model = built(network=functools.partial(md4jax.UViT, feature_dim=64), train=dict(seed=1))
-    model.state = types.SimpleNamespace(
-        metric_sums={"loss": 0.0}, first_bad_step=first_bad_step
-    )  # fmt: skip
+    state = collections.namedtuple("State", "metric_sums first_bad_step")
+    model.state = state({"loss": 0.0}, first_bad_step)
     model._train_step = lambda state, batch: (state, {"loss": 1.0})
     return model
 

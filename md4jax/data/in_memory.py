@@ -59,6 +59,13 @@ def _tokens(arrays: Arrays, levels: int) -> Dataset:
     return Dataset(spec, splits, fingerprint(spec, arrays))
 
 
+def _array(name: str, given: Any) -> np.ndarray:
+    try:
+        return np.asarray(given)
+    except ValueError as error:
+        raise UserError(f"{WHERE}: {name} should be one array: {error}") from error
+
+
 def dataset(
     train: Any,
     test: Any = None,
@@ -88,16 +95,20 @@ def dataset(
             f"{WHERE} needs either levels, for integers, or domain, for real numbers; it was given "
             f"levels = {levels}, domain = {domain!r}"
         )
+    if levels is not None and (not isinstance(levels, int | np.integer) or levels < 2):
+        raise UserError(f"{WHERE}: levels = {levels!r} should be an integer, at least 2")
     given = {"train": train, "test": test, "train_labels": train_labels, "test_labels": test_labels}
-    arrays = {name: np.asarray(x) for name, x in given.items() if x is not None}
+    arrays = {name: _array(name, x) for name, x in given.items() if x is not None}
+    if "train" not in arrays:
+        raise UserError(f"{WHERE}: train = None should be an array")
     is_image = domain is None and arrays["train"].ndim > 2
-    labels = train_labels is not None
-    if test is not None and labels != (test_labels is not None):
+    labels = train_labels is not None or test_labels is not None
+    if labels and (train_labels is None or (test is None) != (test_labels is None)):
         raise UserError(f"{WHERE}: train_labels and test_labels go together")
     if labels and not is_image:
         raise UserError(f"{WHERE}: only images [N, H, W] or [N, H, W, channels] have labels")
     if domain is not None:
-        if domain not in DOMAINS:
+        if not isinstance(domain, str) or domain not in DOMAINS:
             raise UserError(f"{WHERE}: domain = {domain!r} should be one of {', '.join(DOMAINS)}")
         return _Points(arrays=arrays, domain=domain).load()
     if arrays["train"].ndim == 2:

@@ -49,18 +49,9 @@ class Finetuning(Run):
                 "config.finetune.name = 'none': --mode=finetune needs to know what to do; choose "
                 f"one of {', '.join(name for name in FINETUNES if name != 'none')}"
             )
-        saved = workdir_lib.check_config(path, model) or {}
-        weights = model.experiment.finetune.fingerprint(model)  # Files of weights may be missing.
+        check_same(model, path)
         if not (path / "checkpoints").is_dir():
             start_of(model)
-            return
-        if lines := other_sampler(saved["config"], model):
-            raise UserError(f"{path} is finetuned for another sampler: {'; '.join(lines)}")
-        if saved.get("constants", weights) != weights:
-            raise UserError(
-                f"{path} was begun with other weights of its features; give the same file as "
-                "config.finetune.weights, or another --workdir"
-            )
 
     def at_start(self, stop: StopSignal) -> None:
         """Also evaluates and samples before the first step, with the seeds of later ones."""
@@ -82,6 +73,21 @@ class Finetuning(Run):
         statistics = params["statistics"]
         return self.model.init_state(
             {name: params[name] for name in ("network", "process")}, statistics
+        )
+
+
+def check_same(model: Model, path: pathlib.Path) -> None:
+    """Raises UserError if a folder is of another model, or of one finetuned otherwise."""
+    saved = workdir_lib.check_config(path, model)
+    weights = model.experiment.finetune.fingerprint(model)  # Files of weights may be missing.
+    if saved is None or not (path / "checkpoints").is_dir():
+        return
+    if lines := other_sampler(saved["config"], model):
+        raise UserError(f"{path} is finetuned for another sampler: {'; '.join(lines)}")
+    if saved.get("constants", weights) != weights:
+        raise UserError(
+            f"{path} was begun with other weights of its features; give the same file as "
+            "config.finetune.weights, or another --workdir"
         )
 
 
