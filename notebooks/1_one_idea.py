@@ -233,7 +233,8 @@ models["star-shaped"].film(9, 3, kinds=["film"])
 # * `5_few_steps`: finetuning a model to a few network calls.
 # * `6_your_own`: the five functions of a process that you write yourself.
 #
-# The same three models, larger and trained longer, are `configs/digits/*.py`:
+# Larger ones, trained longer and not told the digit, are `configs/digits/masked.py`, `gaussian.py` and
+# `beta.py`:
 #
 # ```sh
 # python main.py --config=configs/digits/masked.py --workdir=/tmp/md4jax/digits

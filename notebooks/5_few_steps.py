@@ -219,7 +219,7 @@ print("after: ", two.bound("test", time_points=16, batch_size=99))
 # ## Where to go from here
 #
 # * More calls: `finetuned(5)` is the same with five. It takes two or three times as long, and there
-#   is less to gain: README, "Few steps", has measurements for 2, 5 and 10 calls.
+#   is less to gain: docs/results.md, "Few steps", has measurements for 2, 5, 10 and 20 calls.
 # * Star-shaped models of real data or levels are finetuned in the same way: their draws are smooth
 #   functions of the weights too. For masked models, whose samples are tokens, the gradient is
 #   estimated by the score function (experimental).

@@ -3,7 +3,7 @@
 python notebooks/build.py                                # all
 python notebooks/build.py notebooks/2_gaussian.py        # one
 
-Needs `pip install "md4jax[notebooks]"`. Nothing but sources and results is kept: no times, no
+Needs `pip install -e ".[notebooks]"`. Nothing but sources and results is kept: no times, no
 versions, no ids that change.
 """
 
