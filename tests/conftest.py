@@ -10,6 +10,7 @@ import atexit
 import gc
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -47,6 +48,8 @@ os.environ.setdefault("NPROC", "32")
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 choose_emitters()
 share_compilations()
+# A shell has its background processes ignore Ctrl-C, and what they start does too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 # What jax keeps of compiled programs is millions of objects, which are garbage to no one: searched
 # as often as Python does by itself, they take a twelfth of the time.
 gc.set_threshold(100_000, 50, 50)

@@ -125,19 +125,18 @@ def test_arrays_are_spread(text, mesh):
     assert here < all_entries / (mesh[1] * mesh[2]) * 1.25
 
 
-@pytest.mark.parametrize("mesh", [(4, 1, 1), (2, 1, 2)])
-def test_gradient_of_images_with_classes(images, mesh):
-    assert_close(gradient(model_on(images, mesh)), gradient(model_on(images, (1, 1, 1))))
+def test_gradient_of_images_with_classes(images):
+    assert_close(gradient(model_on(images, (2, 1, 2))), gradient(model_on(images, (1, 1, 1))))
 
 
 def test_likelihood(text):
-    """The same number on one and four devices and for all batch sizes; each example once."""
+    """The same number on one and four devices, with other batch sizes; each example once."""
     values = dict(eval__num_examples=11, eval__splits=("train",), eval__time_points=4)
     one = model_on(text, (1, 1, 1), eval__batch_size=4, **values)
     params = tiny.shaken(one.init_state()).params
     expected = Evaluator(one)(params, "train")
     assert expected["examples"] == 11
-    for mesh, size in (((1, 1, 1), 12), ((4, 1, 1), 8), ((2, 1, 2), 12)):
+    for mesh, size in (((4, 1, 1), 8), ((2, 1, 2), 12)):
         model = model_on(text, mesh, eval__batch_size=size, **values)
         result = Evaluator(model)(tiny.shaken(model.init_state()).params, "train")
         assert result.keys() == expected.keys()
@@ -149,7 +148,7 @@ def test_likelihood(text):
 
 
 def test_samples(text):
-    """The same ids, on one and four devices and for all batch sizes.
+    """The same ids, on one and four devices and with another batch size.
 
     Of 8 x 12 tokens one would differ only if two Gumbel draws, of 27 for a token, were within
     rounding (1e-5) of each other at the top: once in about 1,000 seeds.
@@ -161,7 +160,7 @@ def test_samples(text):
 
     expected = samples((1, 1, 1), 8)
     assert len({x.tobytes() for x in expected}) == 8
-    for mesh, size in (((1, 1, 1), 4), ((4, 1, 1), 8), ((2, 1, 2), 8)):
+    for mesh, size in (((4, 1, 1), 4), ((2, 1, 2), 8)):
         assert (samples(mesh, size) == expected).all()
 
 

@@ -11,10 +11,10 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 SMALL = {
+    "data.length": 16,
     "network.feature_dim": 32,
     "network.num_layers": 1,
-    "network.dit_layers": 1,
-    "network.dit_hidden": 32,
+    "network.num_heads": 2,
     "network.dropout_rate": 0.0,
     "train.num_steps": 4,
     "train.batch_size": 8,
@@ -27,11 +27,13 @@ SMALL = {
     "sampler.num_samples": 8,
     "sampler.batch_size": 8,
 }
-FLAGS = ["--config=configs/digits/masked.py"]
+FLAGS = ["--config=configs/own/text.py"]
 FLAGS += [f"--config.{key}={value}" for key, value in SMALL.items()]
 
 
 def start(workdir, devices, flags=(), **env):
+    text = workdir.parent / "text"
+    text.write_text("It is the same run on two hosts, whatever they are. " * 40)
     env = os.environ | {
         "JAX_PLATFORMS": "cpu",
         "NPROC": "32",
@@ -39,9 +41,20 @@ def start(workdir, devices, flags=(), **env):
         f"--xla_force_host_platform_device_count={devices}",
         **env,
     }
-    command = [sys.executable, "main.py", *FLAGS, f"--workdir={workdir}", *flags]
+    command = [
+        sys.executable,
+        "main.py",
+        *FLAGS,
+        f"--workdir={workdir}",
+        f"--config.data.path={text}",
+    ]
     return subprocess.Popen(
-        command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [*command, *flags],
+        cwd=ROOT,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
 
 
