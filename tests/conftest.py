@@ -54,9 +54,9 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # as often as Python does by itself, they take a twelfth of the time.
 gc.set_threshold(100_000, 50, 50)
 
-from jaxtyping import install_import_hook  # noqa: E402
+import jaxtyping  # noqa: E402
 
-install_import_hook(
+jaxtyping.install_import_hook(
     [
         "md4jax.data",
         "md4jax.evaluation.features",
@@ -67,6 +67,14 @@ install_import_hook(
     ],
     "beartype.beartype",
 )
+
+
+@pytest.fixture
+def unchecked_shapes():
+    """For tests of all at once: checks, which the tests of each part have, take a seventh of it."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture

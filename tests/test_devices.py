@@ -44,7 +44,7 @@ def test_four_devices():
     assert " passed" in done.stdout and "skipped" not in done.stdout
 
 
-def test_checkpoint_of_four_devices_goes_on_on_one(config, tmp_path):
+def test_checkpoint_of_four_devices_goes_on_on_one(config, tmp_path, capsys):
     """A run that changes its devices halfway logs what a run on one device does.
 
     Adam with a large epsilon, for with a small one rounding decides the sign of steps whose
@@ -54,6 +54,9 @@ def test_checkpoint_of_four_devices_goes_on_on_one(config, tmp_path):
     shipped = load_config(tiny.ROOT / PATH)
 
     def train(workdir, steps, devices, *more):
+        if devices == 1:
+            md4jax.train(tiny.override(given, train__num_steps=steps), workdir)
+            return capsys.readouterr().out
         overrides = tiny.flags(tiny.override(given, train__num_steps=steps), shipped)
         done = tiny.run_main(
             f"--config={PATH}", f"--workdir={workdir}", *overrides, *more, devices=devices

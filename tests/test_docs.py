@@ -13,6 +13,8 @@ import tiny
 from docs_pages import ROOT
 from docs_reader import Reader
 
+pytestmark = pytest.mark.usefixtures("unchecked_shapes")
+
 PAGES = {str(page.relative_to(ROOT)): page for page in docs_pages.pages()}
 
 # Modes of main.py of which one command is run, with sizes shrunk: the first whose folder is there

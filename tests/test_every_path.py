@@ -23,6 +23,8 @@ from md4jax.time_sampling import LossSecondMoment
 from md4jax.training.checkpoints import Checkpoints
 from md4jax.training.state import init_params
 
+pytestmark = pytest.mark.usefixtures("unchecked_shapes")
+
 # The data that the counts in the docstrings are for.
 CIFAR10 = DataSpec((32, 32, 3), 256)
 IMAGENET64 = DataSpec((64, 64, 3), 256)

@@ -13,6 +13,8 @@ import md4jax
 from md4jax.config import load_config, make_config
 from md4jax.options import UserError
 
+pytestmark = pytest.mark.usefixtures("unchecked_shapes")
+
 POINTS = {name: spec for name, (spec, _, _) in FAMILIES.items() if spec.domain}
 OPTIONS = {
     "star_dirichlet": {"exact_terms": 2},

@@ -10,6 +10,8 @@ import sys
 import matplotlib
 import pytest
 
+pytestmark = pytest.mark.usefixtures("unchecked_shapes")
+
 FOLDER = pathlib.Path(__file__).parents[1] / "notebooks"
 SOURCES = sorted(FOLDER.glob("[0-9]_*.py"))
 LARGEST = 2**20

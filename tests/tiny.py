@@ -60,8 +60,8 @@ def tiny(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
         for key, value in sizes.items():
             if config[section].get(key) is not None:
                 config[section][key] = value
-    if "attention_levels" in config.network:  # A U-Net of levels: two, with attention below.
-        config.network.ch_mult, config.network.attention_levels = (1, 2), (2,)
+    if "attention_levels" in config.network:  # A U-Net of levels: one, with attention.
+        config.network.ch_mult, config.network.attention_levels = (1,), (1,)
         # These take longest to compile. With the same numbers more of them are the same program.
         config.network.dropout_rate, config.optimizer.learning_rate = 0.1, 1e-4
     if config.sampler.respacing:
